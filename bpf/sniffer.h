@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The contract between the programs and user space: every record that lies in a map, every limit, every outcome.
+ * sniffer/abi/ mirrors it in Python; a test compares the two through BTF.
+ * Integers are in host byte order unless the type says otherwise.
+ */
+#ifndef SNIFFER_H
+#define SNIFFER_H
+
+#include <linux/types.h>
+
+#define SNIFFER_ABI 1
+
+/* Limits. Id 0 of lists, filters, mirrors, tunnels and egress means "none" and is never allocated;
+ * counter 0 is the node's own. */
+#define HOOKS_MAX 4096
+#define LISTS_MAX 2048
+#define FILTERS_MAX 2048
+#define MIRRORS_MAX 4096
+#define TUNNELS_MAX 1024
+#define EGRESS_MAX 2048
+#define COUNTERS_MAX 2048
+#define NAMES_MAX 8192
+
+#define LIST_LENGTH 16	    /* mirrors on one hook */
+#define PROGRAM_LENGTH 512  /* classic BPF instructions of one filter, linked */
+#define TARGETS_LENGTH 4    /* targets of one mirror */
+#define ENDPOINTS_LENGTH 8  /* endpoints of one target */
+#define COPIES_LIMIT 16	    /* copies of one packet */
+#define TEMPLATE_LENGTH 72  /* the longest outer header: Ethernet, IPv6, UDP, VXLAN, padded */
+#define NAME_LENGTH 1016
+#define FRAME_LIMIT 16000   /* the longest frame that bpf_skb_change_head wraps, measured */
+
+enum direction { INGRESS = 0, EGRESS = 1 };
+
+/* Key of `hooks`. The value is one word: ifindex << 32 | direction << 31 | list id, so that a reader can tell
+ * an element that was freed and used again for another key. */
+struct hook {
+	__u32 ifindex;
+	__u32 direction;
+};
+
+/* Value of `lists`: mirror ids in order, 0 ends. */
+struct list {
+	__u32 mirrors[LIST_LENGTH];
+};
+
+/* One classic BPF instruction, as in <linux/filter.h>, with the codes below beside the classic ones. */
+struct instruction {
+	__u16 code;
+	__u8 jt;
+	__u8 jf;
+	__u32 k;
+};
+
+/* Value of `filters`. */
+struct filter {
+	struct instruction code[PROGRAM_LENGTH];
+};
+
+/* Codes of our own, outside of the classic ones. RULE starts a rule: k is the index where the next rule starts
+ * (0: none follows), jt what a match of this rule means. */
+#define CODE_RULE 0x1000
+enum action { ACTION_SKIP = 0, ACTION_MIRROR = 1 };
+
+/* Value of `mirrors`. */
+struct mirror {
+	__u32 filter;	   /* 0: every frame */
+	__u32 snap_length; /* bytes; 0: the whole frame */
+	__u32 counter;
+	__u32 target_count;
+	__u32 tunnels[TARGETS_LENGTH];
+};
+
+enum encapsulation { ENCAPSULATION_NONE = 0, ENCAPSULATION_VXLAN = 1, ENCAPSULATION_GRE = 2 };
+enum oversize { OVERSIZE_SEGMENT = 0, OVERSIZE_DROP = 1 };
+
+/* Value of `tunnels`. A cleared record keeps its generation: a frame still in the relay that was meant for the
+ * former one is recognised by it. */
+struct tunnel {
+	__u32 generation;
+	__u8 encapsulation;
+	__u8 oversize;
+	__u16 endpoint_count;
+	__u32 endpoints[ENDPOINTS_LENGTH]; /* ids in `egress` */
+};
+
+/* Value of `egress`: where the copies for one endpoint leave, and the outer header as it is on the wire but for
+ * lengths, identification, checksum and source port, which are zero. */
+struct egress {
+	__u32 ifindex;
+	__u32 mtu;	      /* bytes of the outer IP packet */
+	__u8 nexthop[16];     /* network order; IPv4 in the first four */
+	__u32 checksum;	      /* sum of the template's IPv4 header as 16-bit words, not folded */
+	__u8 family;	      /* AF_INET or AF_INET6 */
+	__u8 template_length; /* bytes of `template` in use, from the outer Ethernet header on */
+	__u8 pad[2];
+	__u8 template[TEMPLATE_LENGTH];
+};
+
+/* Word of `paths`, by egress id. */
+enum path { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_NO_ROUTE = 3 };
+
+/* What became of a frame. Per mirror: matched = sent + every drop, in packets. wire and the losses are beside it:
+ * packets written to the uplink, packets lost behind the relay. relayed - arrived is what the relay has in flight
+ * or lost. skipped (on counter 0) and turns are told apart from all of these. */
+enum outcome {
+	OUTCOME_MATCHED,
+	OUTCOME_SENT,
+	OUTCOME_DROPPED_RATE_LIMIT,
+	OUTCOME_DROPPED_SAMPLED_OUT,
+	OUTCOME_DROPPED_OVERSIZE,
+	OUTCOME_DROPPED_TOO_BIG,
+	OUTCOME_DROPPED_NO_ROUTE,
+	OUTCOME_DROPPED_NO_NEIGHBOUR,
+	OUTCOME_DROPPED_NO_MEMORY,
+	OUTCOME_DROPPED_RELAY_DOWN,
+	OUTCOME_DROPPED_COPY_LIMIT,
+	OUTCOME_WIRE,
+	OUTCOME_LOST_NO_MEMORY,
+	OUTCOME_LOST_OVERSIZE,
+	OUTCOME_LOST_NO_ROUTE,
+	OUTCOME_LOST_NO_NEIGHBOUR,
+	OUTCOME_LOST_STALE,
+	OUTCOME_RELAYED,
+	OUTCOME_ARRIVED,
+	OUTCOME_SKIPPED,
+	OUTCOME_TURNS,
+	OUTCOMES,
+};
+
+struct tally {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Value of `counters`, per CPU. */
+struct counters {
+	struct tally tally[OUTCOMES];
+};
+
+/* Key and value of `names`, which no program reads. The text is JSON, padded with zero bytes. */
+enum name_kind { NAME_NODE = 0, NAME_COUNTER = 1, NAME_TUNNEL = 2, NAME_VERDICT = 3 };
+struct name_key {
+	__u32 kind;
+	__u32 id;
+};
+struct name {
+	__u8 text[NAME_LENGTH];
+};
+
+/* skb->mark of a copy on its way to the uplink: MARK_COPY | egress id. On its way through the relay the mark
+ * carries tunnel id, generation and counter id instead. */
+#define MARK_COPY 0x5e1f0000
+#define MARK_COPY_MASK 0xffff0000
+#define MARK_TUNNEL_SHIFT 22
+#define MARK_GENERATION_SHIFT 12
+#define MARK_GENERATION_MASK 0x3ff
+#define MARK_COUNTER_MASK 0xfff
+
+#endif

@@ -1,0 +1,99 @@
+"""The constants of bpf/sniffer.h. A test compares each with the header."""
+
+from enum import IntEnum
+
+ABI = 1
+
+HOOKS_MAX = 4096
+LISTS_MAX = 2048
+FILTERS_MAX = 2048
+MIRRORS_MAX = 4096
+TUNNELS_MAX = 1024
+EGRESS_MAX = 2048
+COUNTERS_MAX = 2048
+NAMES_MAX = 8192
+
+LIST_LENGTH = 16
+PROGRAM_LENGTH = 512
+TARGETS_LENGTH = 4
+ENDPOINTS_LENGTH = 8
+COPIES_LIMIT = 16
+TEMPLATE_LENGTH = 72
+NAME_LENGTH = 1016
+FRAME_LIMIT = 16000
+
+CODE_RULE = 0x1000
+GENERATIONS = 1024
+
+
+class Direction(IntEnum):
+    """Of the interface, never of the pod."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+class Action(IntEnum):
+    """What a matching rule decides."""
+
+    SKIP = 0
+    MIRROR = 1
+
+
+class Encapsulation(IntEnum):
+    """How copies are wrapped."""
+
+    NONE = 0
+    VXLAN = 1
+    GRE = 2
+
+
+class Oversize(IntEnum):
+    """What becomes of a copy that does not fit the underlay's MTU."""
+
+    SEGMENT = 0
+    DROP = 1
+
+
+class PathWord(IntEnum):
+    """The word of `paths`, by egress id."""
+
+    NONE = 0
+    REACHABLE = 1
+    UNREACHABLE = 2
+    NO_ROUTE = 3
+
+
+class NameKind(IntEnum):
+    """What a text in `names` is about."""
+
+    NODE = 0
+    COUNTER = 1
+    TUNNEL = 2
+    VERDICT = 3
+
+
+class Outcome(IntEnum):
+    """Index of a tally in `counters`."""
+
+    MATCHED = 0
+    SENT = 1
+    DROPPED_RATE_LIMIT = 2
+    DROPPED_SAMPLED_OUT = 3
+    DROPPED_OVERSIZE = 4
+    DROPPED_TOO_BIG = 5
+    DROPPED_NO_ROUTE = 6
+    DROPPED_NO_NEIGHBOUR = 7
+    DROPPED_NO_MEMORY = 8
+    DROPPED_RELAY_DOWN = 9
+    DROPPED_COPY_LIMIT = 10
+    WIRE = 11
+    LOST_NO_MEMORY = 12
+    LOST_OVERSIZE = 13
+    LOST_NO_ROUTE = 14
+    LOST_NO_NEIGHBOUR = 15
+    LOST_STALE = 16
+    RELAYED = 17
+    ARRIVED = 18
+    SKIPPED = 19
+    TURNS = 20

@@ -1,0 +1,197 @@
+"""The records of bpf/sniffer.h as values: each packs into, and unpacks from, the bytes that lie in its map.
+
+Integers are in host byte order; addresses and templates are bytes in network order.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from sniffer.abi.limits import (
+    ENDPOINTS_LENGTH,
+    LIST_LENGTH,
+    NAME_LENGTH,
+    PROGRAM_LENGTH,
+    TARGETS_LENGTH,
+    TEMPLATE_LENGTH,
+    Direction,
+    NameKind,
+    Outcome,
+)
+
+_INSTRUCTION = struct.Struct("=HBBI")
+_HOOK = struct.Struct("=II")
+_LIST = struct.Struct(f"={LIST_LENGTH}I")
+_MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}I")
+_TUNNEL = struct.Struct(f"=IBBH{ENDPOINTS_LENGTH}I")
+_EGRESS = struct.Struct(f"=II16sIBB2x{TEMPLATE_LENGTH}s")
+_NAME_KEY = struct.Struct("=II")
+_TALLY = struct.Struct("=QQ")
+
+WORD_SIZE = 8
+FILTER_SIZE = PROGRAM_LENGTH * _INSTRUCTION.size
+LIST_SIZE = _LIST.size
+MIRROR_SIZE = _MIRROR.size
+TUNNEL_SIZE = _TUNNEL.size
+EGRESS_SIZE = _EGRESS.size
+COUNTERS_SIZE = len(Outcome) * _TALLY.size
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One classic BPF instruction (struct sock_filter of <linux/filter.h>, or CODE_RULE)."""
+
+    code: int
+    jt: int
+    jf: int
+    k: int
+
+
+Program = tuple[Instruction, ...]
+
+
+def pack_program(program: Program) -> bytes:
+    """FILTER_SIZE bytes; at most PROGRAM_LENGTH instructions."""
+    return b"".join(_INSTRUCTION.pack(i.code, i.jt, i.jf, i.k) for i in program).ljust(FILTER_SIZE, b"\0")
+
+
+def unpack_program(blob: bytes) -> Program:
+    """The instructions up to the last one that is not all zero (`ld #0` never ends a program)."""
+    used = len(blob.rstrip(b"\0"))
+    length = -(-used // _INSTRUCTION.size)
+    return tuple(Instruction(*fields) for fields in _INSTRUCTION.iter_unpack(blob[: length * _INSTRUCTION.size]))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Hook:
+    """Where a tap sits: key of `hooks`."""
+
+    ifindex: int
+    direction: Direction
+
+    def pack(self) -> bytes:
+        return _HOOK.pack(self.ifindex, self.direction)
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "Hook":
+        ifindex, direction = _HOOK.unpack(blob)
+        return cls(ifindex, Direction(direction))
+
+    def word(self, list_id: int) -> bytes:
+        """The value of `hooks`: ifindex << 32 | direction << 31 | list id."""
+        return struct.pack("=Q", self.ifindex << 32 | self.direction << 31 | list_id)
+
+    @staticmethod
+    def list_of(word: bytes) -> int:
+        value: int = struct.unpack("=Q", word)[0]
+        return value & 0x7FFFFFFF
+
+
+def pack_list(mirrors: tuple[int, ...]) -> bytes:
+    """At most LIST_LENGTH mirror ids, none of them 0."""
+    return _LIST.pack(*mirrors, *([0] * (LIST_LENGTH - len(mirrors))))
+
+
+def unpack_list(blob: bytes) -> tuple[int, ...]:
+    return tuple(i for i in _LIST.unpack(blob) if i)
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorRecord:
+    """Value of `mirrors`."""
+
+    filter: int
+    snap_length: int
+    counter: int
+    tunnels: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        padding = [0] * (TARGETS_LENGTH - len(self.tunnels))
+        return _MIRROR.pack(self.filter, self.snap_length, self.counter, len(self.tunnels), *self.tunnels, *padding)
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "MirrorRecord":
+        filter_id, snap_length, counter, count, *tunnels = _MIRROR.unpack(blob)
+        return cls(filter_id, snap_length, counter, tuple(tunnels[:count]))
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRecord:
+    """Value of `tunnels`; cleared when it has no endpoints and no encapsulation."""
+
+    generation: int
+    encapsulation: int
+    oversize: int
+    endpoints: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        padding = [0] * (ENDPOINTS_LENGTH - len(self.endpoints))
+        return _TUNNEL.pack(
+            self.generation, self.encapsulation, self.oversize, len(self.endpoints), *self.endpoints, *padding
+        )
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "TunnelRecord":
+        generation, encapsulation, oversize, count, *endpoints = _TUNNEL.unpack(blob)
+        return cls(generation, encapsulation, oversize, tuple(endpoints[:count]))
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRecord:
+    """Value of `egress`: device, nexthop and outer header of the copies for one endpoint."""
+
+    ifindex: int
+    mtu: int
+    nexthop: bytes
+    checksum: int
+    family: int
+    template: bytes
+
+    def pack(self) -> bytes:
+        return _EGRESS.pack(
+            self.ifindex, self.mtu, self.nexthop, self.checksum, self.family, len(self.template), self.template
+        )
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "EgressRecord":
+        ifindex, mtu, nexthop, checksum, family, length, template = _EGRESS.unpack(blob)
+        return cls(ifindex, mtu, nexthop, checksum, family, template[:length])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NameKey:
+    """Key of `names`."""
+
+    kind: NameKind
+    id: int
+
+    def pack(self) -> bytes:
+        return _NAME_KEY.pack(self.kind, self.id)
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "NameKey":
+        kind, number = _NAME_KEY.unpack(blob)
+        return cls(NameKind(kind), number)
+
+
+def pack_name(text: str) -> bytes:
+    """NAME_LENGTH bytes of UTF-8; the caller keeps the text short enough."""
+    return text.encode().ljust(NAME_LENGTH, b"\0")
+
+
+def unpack_name(blob: bytes) -> str:
+    return blob.rstrip(b"\0").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One outcome, summed over the CPUs."""
+
+    packets: int
+    bytes: int
+
+
+def unpack_counters(blob: bytes) -> tuple[Tally, ...]:
+    """Sums per-CPU values of `counters` (each COUNTERS_SIZE bytes) into one tally per Outcome."""
+    rows = [struct.unpack_from(f"={2 * len(Outcome)}Q", blob, at) for at in range(0, len(blob), COUNTERS_SIZE)]
+    sums = [sum(column) & (1 << 64) - 1 for column in zip(*rows, strict=True)]
+    return tuple(Tally(sums[2 * o], sums[2 * o + 1]) for o in range(len(Outcome)))

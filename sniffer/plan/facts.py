@@ -1,0 +1,47 @@
+"""What is true of this node, as netlink tells it: the input of a compile beside the resources."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class PathState(StrEnum):
+    """Whether copies for an endpoint can leave."""
+
+    REACHABLE = "reachable"
+    UNREACHABLE = "unreachable"
+    NO_ROUTE = "no_route"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface of this network namespace."""
+
+    index: int
+    name: str
+    alias: str | None
+    kind: str | None
+    """rtnetlink's IFLA_INFO_KIND (veth, bridge, vxlan...), None for a physical device or loopback."""
+    mtu: int
+    up: bool
+    arphrd: int
+    """ARPHRD_* of <linux/if_arp.h>; 1 is Ethernet."""
+    lower: int | None
+    """IFLA_LINK: the device below, or a veth's peer."""
+    master: int | None
+    address: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """How packets for one endpoint leave this node."""
+
+    address: str
+    state: PathState
+    device: str | None = None
+    ifindex: int = 0
+    source: str | None = None
+    nexthop: str | None = None
+    mtu: int = 0
+    """Bytes of the outer IP packet."""
+    local: bool = False
+    """The address is this node's own."""
