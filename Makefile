@@ -1,0 +1,113 @@
+# sniffer: `make help` lists the targets. On a fresh Debian or Ubuntu machine, `make demo` and `make test` need root,
+# git and make; they fetch everything else themselves, once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+ISOLATED := scripts/isolated
+
+# The compiler and the strip of one LLVM: 19 where it is, else the newest. Looked for when a recipe runs: a first run
+# has just installed it.
+CLANG = $(call newest,clang)
+STRIP = $(call newest,llvm-strip)
+newest = $(shell for version in 19 $$(seq 30 -1 14); do command -v $(1)-$$version && exit; done; command -v $(1))
+BPF_CFLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I/usr/include/$(shell uname -m)-linux-gnu -Ibpf \
+	-ffile-prefix-map=$(CURDIR)=.
+HEADERS := $(wildcard bpf/*.h)
+# The product's object, and those that tests and bench load beside it (build/tests/bpf/x.bpf.o of tests/bpf/x.bpf.c).
+OBJECT := build/sniffer.bpf.o
+OBJECTS := $(OBJECT) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
+
+PYTHON_PATHS := sniffer $(wildcard tests bench demo)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: root build ## real traffic between two namespaces, mirrored to an analyzer in a third (root)
+	@$(ISOLATED) $(BIN)/python -m demo
+
+.PHONY: test
+test: root lint build ## lint, then every test (root); TESTS='tests/netns -k vlan' runs some
+	@echo "Running the tests"
+	@$(ISOLATED) $(BIN)/python -m pytest $(TESTS)
+
+.PHONY: test-unit
+test-unit: build ## the tests that need neither root nor a kernel
+	@$(BIN)/python -m pytest tests/unit $(TESTS)
+
+.PHONY: bench
+bench: root build ## what a copy costs, as a table of ratios (root)
+	@$(ISOLATED) $(BIN)/python -m bench
+
+.PHONY: build
+build: $(VENV)/.installed $(OBJECTS) sniffer/kernel/sniffer.bpf.o ## the BPF object and .venv/bin/sniffer
+
+.PHONY: lint
+lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format
+	@echo "Checking style, types and dependencies"
+	@$(BIN)/ruff check --quiet $(PYTHON_PATHS)
+	@$(BIN)/ruff format --check --quiet $(PYTHON_PATHS) || { echo "Not formatted (make format): ..."; $(BIN)/ruff format --check $(PYTHON_PATHS); }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/clang-format --dry-run -Werror $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
+
+.PHONY: format
+format: $(VENV)/.installed ## layout of Python and C, as lint wants it
+	@$(BIN)/ruff check --quiet --fix-only $(PYTHON_PATHS)
+	@$(BIN)/ruff format $(PYTHON_PATHS)
+	@$(BIN)/clang-format -i $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
+
+.PHONY: lock
+lock: | packages ## requirements.lock anew from pyproject.toml; UPGRADE=1 takes the newest versions
+	@PYTHON="$(PYTHON)" scripts/lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## removes what was built
+	@rm -rf build dist $(VENV) sniffer/kernel/sniffer.bpf.o .*_cache .hypothesis
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+.PHONY: root
+root:
+	@(( $$(id -u) == 0 )) || { echo "sniffer: \`make $(firstword $(MAKECMDGOALS))\` makes network namespaces and loads programs into the kernel: run it as root." >&2; exit 1; }
+
+.PHONY: packages
+packages:
+	@scripts/packages packages.apt
+
+# The first Python that is new enough, the machine's own before others.
+PYTHON = $(shell for python in python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | packages
+	@[[ -n "$(PYTHON)" ]] || { echo "sniffer: needs Python 3.11 or later with venv; found $$(python3 --version 2>&1)." >&2; exit 1; }
+	@echo "Installing Python packages into $(VENV), half a minute"
+	@$(BIN)/python -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+define compile
+@mkdir -p $(@D)
+@[[ -n "$(CLANG)" ]] || { echo "sniffer: found no clang." >&2; exit 1; }
+@echo "Compiling $<"
+@$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+@$(if $(STRIP),$(STRIP) -g $@,echo "sniffer: found no llvm-strip: $@ keeps its DWARF")
+endef
+
+$(OBJECT): bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
+	$(compile)
+
+build/%.bpf.o: %.bpf.c $(HEADERS) Makefile | packages
+	$(compile)
+
+sniffer/kernel/sniffer.bpf.o: $(OBJECT)
+	@install -m 644 $< $@
