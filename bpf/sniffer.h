@@ -22,14 +22,14 @@
 #define COUNTERS_MAX 2048
 #define NAMES_MAX 8192
 
-#define LIST_LENGTH 16	    /* mirrors on one hook */
-#define PROGRAM_LENGTH 512  /* classic BPF instructions of one filter, linked */
-#define TARGETS_LENGTH 4    /* targets of one mirror */
-#define ENDPOINTS_LENGTH 8  /* endpoints of one target */
-#define COPIES_LIMIT 16	    /* copies of one packet */
-#define TEMPLATE_LENGTH 72  /* the longest outer header: Ethernet, IPv6, UDP, VXLAN, padded */
+#define LIST_LENGTH 16	   /* mirrors on one hook */
+#define PROGRAM_LENGTH 512 /* classic BPF instructions of one filter, linked */
+#define TARGETS_LENGTH 4   /* targets of one mirror */
+#define ENDPOINTS_LENGTH 8 /* endpoints of one target */
+#define COPIES_LIMIT 16	   /* copies of one packet */
+#define TEMPLATE_LENGTH 72 /* the longest outer header: Ethernet, IPv6, UDP, VXLAN, padded */
 #define NAME_LENGTH 1016
-#define FRAME_LIMIT 16000   /* the longest frame that bpf_skb_change_head wraps, measured */
+#define FRAME_LIMIT 16000 /* the longest frame that bpf_skb_change_head wraps, measured */
 
 enum direction { INGRESS = 0, EGRESS = 1 };
 
