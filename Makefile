@@ -26,6 +26,7 @@ OBJECT := build/sniffer.bpf.o
 OBJECTS := $(OBJECT) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
 
 PYTHON_PATHS := sniffer $(wildcard tests bench demo)
+C_SOURCES := $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
 
 .PHONY: help
 help: ## this list
@@ -52,19 +53,21 @@ bench: root build ## what a copy costs, as a table of ratios (root)
 build: $(VENV)/.installed $(OBJECTS) sniffer/kernel/sniffer.bpf.o ## the BPF object and .venv/bin/sniffer
 
 .PHONY: lint
-lint: $(VENV)/.installed ## ruff, mypy, import-linter, clang-format
+lint: $(VENV)/.installed | build/ ## ruff, mypy, import-linter, clang-format
 	@echo "Checking style, types and dependencies"
-	@$(BIN)/ruff check --quiet $(PYTHON_PATHS)
-	@$(BIN)/ruff format --check --quiet $(PYTHON_PATHS) || { echo "Not formatted (make format): ..."; $(BIN)/ruff format --check $(PYTHON_PATHS); }
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/clang-format --dry-run -Werror $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
+	@failed=0; \
+	$(BIN)/ruff check --quiet $(PYTHON_PATHS) || failed=1; \
+	$(BIN)/ruff format --check --quiet $(PYTHON_PATHS) || failed=1; \
+	$(BIN)/mypy --no-error-summary $(wildcard sniffer bench demo) || failed=1; \
+	$(BIN)/lint-imports --no-logo >build/imports.log 2>&1 || { cat build/imports.log; failed=1; }; \
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES) || failed=1; \
+	(( failed == 0 )) || { echo "sniffer: lint found something (\`make format\` mends layout)." >&2; exit 1; }
 
 .PHONY: format
 format: $(VENV)/.installed ## layout of Python and C, as lint wants it
 	@$(BIN)/ruff check --quiet --fix-only $(PYTHON_PATHS)
 	@$(BIN)/ruff format $(PYTHON_PATHS)
-	@$(BIN)/clang-format -i $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
+	@$(BIN)/clang-format -i $(C_SOURCES)
 
 .PHONY: lock
 lock: | packages ## requirements.lock anew from pyproject.toml; UPGRADE=1 takes the newest versions
@@ -102,6 +105,9 @@ define compile
 @$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 @$(if $(STRIP),$(STRIP) -g $@,echo "sniffer: found no llvm-strip: $@ keeps its DWARF")
 endef
+
+build/:
+	@mkdir -p $@
 
 $(OBJECT): bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
