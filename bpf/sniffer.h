@@ -99,7 +99,7 @@ struct egress {
 };
 
 /* Word of `paths`, by egress id. */
-enum path { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_NO_ROUTE = 3 };
+enum path_word { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_NO_ROUTE = 3 };
 
 /* What became of a frame. Per mirror: matched = sent + every drop, in packets. wire and the losses are beside it:
  * packets written to the uplink, packets lost behind the relay. relayed - arrived is what the relay has in flight

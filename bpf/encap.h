@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Wrapping a clone: cutting it to the snap length, the outer header, and the way out. Only ever called on clones. */
+#ifndef SNIFFER_ENCAP_H
+#define SNIFFER_ENCAP_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/pkt_cls.h>
+
+#include "count.h"
+#include "window.h"
+
+#define OUTER_IP 14 /* offsets in the outer header */
+#define OUTER_LENGTH 16
+#define OUTER_ID 18
+#define OUTER_FRAGMENT 20
+#define OUTER_PROTOCOL 23
+#define OUTER_CHECKSUM 24
+#define OUTER_ADDRESSES 26
+#define OUTER_TRANSPORT 34
+#define OUTER_UDP_LENGTH 38
+#define MORE_FRAGMENTS 0x2000
+#define PORT_BASE 0xc000 /* RFC 7348: source ports 49152 to 65535 */
+
+static __always_inline __u16 *header_u16(struct scratch *s, __u32 offset)
+{
+	return (__u16 *)(s->header + offset);
+}
+
+/* Lengths, identification and checksum of the outer IPv4 header. length: bytes of the IP packet; fragment: offset in
+ * units of 8 bytes, with flags. */
+static __always_inline void header_finish(struct scratch *s, const struct egress *e, __u32 length, __u16 id,
+					  __u16 fragment)
+{
+	__u64 sum = e->checksum;
+
+	*header_u16(s, OUTER_LENGTH) = bpf_htons(length);
+	*header_u16(s, OUTER_ID) = id;
+	if (fragment)
+		*header_u16(s, OUTER_FRAGMENT) = bpf_htons(fragment);
+	sum += bpf_htons(length);
+	sum += id;
+	sum += bpf_htons(fragment);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	*header_u16(s, OUTER_CHECKSUM) = ~sum;
+}
+
+/* Builds the outer header and, behind it, the frame's own Ethernet header with the tag that the skb held.
+ * length: bytes of the outer IP packet. */
+static __always_inline void header_build(struct scratch *s, const struct egress *e, __u32 length, __u32 hash, __u16 id)
+{
+	struct window *w = &s->window;
+	__u64 *to = (__u64 *)s->header;
+	const __u64 *from = (const __u64 *)e->template;
+
+	for (int n = 0; n < TEMPLATE_LENGTH / 8; n++)
+		to[n] = from[n];
+	header_finish(s, e, length, id, 0);
+	if (s->header[OUTER_PROTOCOL] == IPPROTO_UDP) {
+		*header_u16(s, OUTER_TRANSPORT) = bpf_htons(PORT_BASE | (hash & 0x3fff));
+		*header_u16(s, OUTER_UDP_LENGTH) = bpf_htons(length - 20);
+	}
+	for (__u32 n = 0; n < 20; n += 4)
+		*(__u32 *)(s->header + masked(e->template_length + n, HEADER_MASK)) = window_raw32(w, n);
+}
+
+/* Writes what header_build built to the front of the clone. */
+static __always_inline long header_store(struct __sk_buff *skb, struct scratch *s, const struct egress *e)
+{
+	__u64 length = masked(e->template_length + ETH_HLEN + s->window.tag_length - 1, HEADER_MASK) + 1;
+
+	return bpf_skb_store_bytes(skb, 0, s->header, length, 0);
+}
+
+/* What lies behind the end of the frame (cut_tail could not cut that deep) goes out as zeros, outside of the outer IP
+ * packet. 0, or an error: more than ZEROS_LENGTH bytes. */
+static __always_inline long clear_beyond(struct __sk_buff *skb, struct scratch *s, __u32 end)
+{
+	__u64 excess = skb->len - end;
+
+	if (skb->len <= end)
+		return 0;
+	if (excess > ZEROS_LENGTH)
+		return -1;
+	return bpf_skb_store_bytes(skb, end, s->zeros, masked(excess - 1, ZEROS_LENGTH - 1) + 1, 0);
+}
+
+/* Shortens a clone to length bytes, or to a little more: the kernel keeps headers that a checksum still needs. A super-
+ * packet becomes one frame. False: it cannot be cut. */
+static __always_inline bool cut_tail(struct __sk_buff *skb, __u32 length)
+{
+	for (int n = 0; n < 4; n++) {
+		__u32 size = n == 0 ? length : n == 1 ? 64 : n == 2 ? 128 : ZEROS_LENGTH;
+
+		if (size < length || size < ETH_HLEN)
+			continue;
+		if (skb->len <= size && !skb->gso_size)
+			return true;
+		if (skb->len > size && !bpf_skb_change_tail(skb, size, 0))
+			return true;
+	}
+	return false;
+}
+
+/* Hands a wrapped clone to the uplink; the kernel resolves the nexthop and keeps it fresh. */
+static __always_inline int send(struct __sk_buff *skb, const struct egress *e, __u32 id, __u32 counter, __u32 packets,
+				__u32 bytes)
+{
+	struct bpf_redir_neigh nexthop = {.nh_family = e->family};
+	int verdict;
+
+	__builtin_memcpy(nexthop.ipv6_nh, e->nexthop, sizeof(e->nexthop));
+	skb->mark = MARK_COPY | (id & ~MARK_COPY_MASK);
+	verdict = bpf_redirect_neigh(e->ifindex, &nexthop, sizeof(nexthop), 0);
+	if (verdict == TC_ACT_REDIRECT)
+		count(counter, OUTCOME_WIRE, packets, bytes);
+	else
+		count(counter, OUTCOME_LOST_NO_ROUTE, packets, bytes);
+	return verdict;
+}
+
+#endif

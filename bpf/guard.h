@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Loops: a copy that leaves through a device which is itself mirrored must not be copied again. It is ours when it has
+ * our mark, which cannot come from a pod (a mark does not cross a network namespace), and the very outer header of the
+ * endpoint that the mark names.
+ */
+#ifndef SNIFFER_GUARD_H
+#define SNIFFER_GUARD_H
+
+#include "encap.h"
+
+static __always_inline bool same(struct window *w, const struct egress *e, __u32 at, __u32 from, __u32 to)
+{
+	bool equal = true;
+
+	for (__u32 n = 0; n < TEMPLATE_LENGTH; n += 2)
+		if (n >= from && n < to && window_u16(w, at + n) != bpf_ntohs(*(const __u16 *)(e->template + n)))
+			equal = false;
+	return equal;
+}
+
+static __always_inline bool is_our_copy(struct __sk_buff *skb, struct window *w)
+{
+	__u32 id = skb->mark & ~MARK_COPY_MASK;
+	__u32 at = w->tag_length; /* how far a tag moves the outer IP header */
+	const struct egress *e;
+
+	if ((skb->mark & MARK_COPY_MASK) != MARK_COPY)
+		return false;
+	e = bpf_map_lookup_elem(&egress, &id);
+	if (!e || e->template_length < OUTER_TRANSPORT)
+		return false;
+	if (!same(w, e, at, 12, 14) || !same(w, e, at, OUTER_ADDRESSES, OUTER_TRANSPORT) ||
+	    window_u8(w, at + OUTER_PROTOCOL) != e->template[OUTER_PROTOCOL])
+		return false;
+	if (window_u16(w, at + OUTER_FRAGMENT) & 0x1fff) /* a later fragment has no more to compare */
+		return true;
+	if (e->template[OUTER_PROTOCOL] != IPPROTO_UDP)
+		return same(w, e, at, OUTER_TRANSPORT, e->template_length);
+	return same(w, e, at, OUTER_TRANSPORT + 2, OUTER_UDP_LENGTH) &&
+	       same(w, e, at, OUTER_TRANSPORT + 8, e->template_length);
+}
+
+#endif

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The maps. What a program can reach through them is never rewritten, but for single aligned 64-bit words: user space
+ * writes a new id and switches it in by one store (docs/adr/0004). Arrays are mmapable so that it can do just that.
+ */
+#ifndef SNIFFER_MAPS_H
+#define SNIFFER_MAPS_H
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+
+#include "sniffer.h"
+
+#define ARRAY_OF(record, name, entries)            \
+	struct {                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);  \
+		__uint(max_entries, entries);      \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__type(key, __u32);                \
+		__type(value, record);             \
+	} name SEC(".maps")
+
+#define PER_CPU(record, name, entries)                   \
+	struct {                                         \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		__uint(max_entries, entries);            \
+		__type(key, __u32);                      \
+		__type(value, record);                   \
+	} name SEC(".maps")
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HOOKS_MAX);
+	__type(key, struct hook);
+	__type(value, __u64);
+} hooks SEC(".maps");
+
+ARRAY_OF(struct list, lists, LISTS_MAX);
+ARRAY_OF(struct filter, filters, FILTERS_MAX);
+ARRAY_OF(struct mirror, mirrors, MIRRORS_MAX);
+ARRAY_OF(__u64, leases, MIRRORS_MAX); /* valid until, CLOCK_MONOTONIC nanoseconds */
+ARRAY_OF(struct tunnel, tunnels, TUNNELS_MAX);
+ARRAY_OF(struct egress, egress, EGRESS_MAX);
+ARRAY_OF(__u64, paths, EGRESS_MAX); /* enum path_word */
+ARRAY_OF(__u64, relay, 1);	    /* ifindex of the relay's sending end */
+PER_CPU(struct counters, counters, COUNTERS_MAX);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, NAMES_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct name_key);
+	__type(value, struct name);
+} names SEC(".maps");
+
+/* What one run of a program needs beside its stack. A tap can run inside another's bpf_clone_redirect (a copy may cross
+ * a tapped device on its way out), so there is one per level of nesting. */
+#define LEVELS 4
+#define WINDOW_LENGTH 128
+#define WINDOW_MASK 0xff
+#define TAG_LENGTH 4
+#define HEADER_MASK 0x7f
+#define ZEROS_LENGTH 256
+
+/* The frame as it was on the wire: a VLAN tag that the skb holds is put back. */
+struct window {
+	__u32 base;	    /* where the frame begins in bytes[]: 0 with a tag put back, else TAG_LENGTH */
+	__u32 length;	    /* bytes of the frame that are here */
+	__u32 frame_length; /* bytes of the whole frame, tag included */
+	__u32 tag_length;   /* TAG_LENGTH when a tag was put back, else 0 */
+	__u8 bytes[WINDOW_MASK + 1 + 8];
+};
+
+/* The classic BPF machine (filter.h). */
+struct machine {
+	__u32 a;
+	__u32 x;
+	__u32 pc;
+	__u32 next_rule; /* where to go on when the present rule does not match; 0: nowhere */
+	__u32 action;	 /* of the present rule */
+	__u32 filter;
+	__u32 memory[16];
+};
+
+/* What the relay's programs are told about the clone that is on its way. */
+struct slot {
+	__u32 armed;   /* set just before bpf_clone_redirect, cleared by the program that takes the clone */
+	__u32 wrapped; /* the clone is a finished outer fragment: only send it */
+	__u32 tunnel;
+	__u32 generation;
+	__u32 egress;
+	__u32 counter;
+	__u32 snap_length;
+	__u32 hash;
+	__u32 outcome;	/* result: OUTCOME_SENT, a drop, or OUTCOME_RELAYED */
+	__u32 segments; /* result: frames given to the slow path */
+};
+
+struct scratch {
+	struct window window;
+	struct machine machine;
+	struct slot slot;
+	__u32 copies; /* of the present frame */
+	__u32 pad;
+	__u8 header[HEADER_MASK + 1 + 8]; /* outer header, inner Ethernet header and tag, as built */
+	__u8 zeros[ZEROS_LENGTH];	  /* never written */
+};
+
+PER_CPU(struct scratch, scratches, LEVELS);
+PER_CPU(__u32, levels, 1); /* how many are in use on this CPU */
+
+/* The tail of an outer packet that is being cut into fragments; twice the longest, for the verifier's arithmetic. */
+#define TAIL_MASK 0x3fff
+struct tail {
+	__u8 bytes[2 * (TAIL_MASK + 1)];
+};
+PER_CPU(struct tail, tails, 1);
+
+static __always_inline struct scratch *scratch_at(__u32 level)
+{
+	return bpf_map_lookup_elem(&scratches, &level);
+}
+
+static __always_inline __u32 *level_in_use(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&levels, &zero);
+}
+
+#endif
