@@ -19,7 +19,7 @@ CLANG = $(call newest,clang)
 STRIP = $(call newest,llvm-strip)
 newest = $(shell for version in 19 $$(seq 30 -1 14); do command -v $(1)-$$version && exit; done; command -v $(1))
 BPF_CFLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I/usr/include/$(shell uname -m)-linux-gnu -Ibpf \
-	-ffile-prefix-map=$(CURDIR)=.
+	'-ffile-prefix-map=$(CURDIR)=.'
 HEADERS := $(wildcard bpf/*.h)
 # The product's object, and those that tests and bench load beside it (build/tests/bpf/x.bpf.o of tests/bpf/x.bpf.c).
 OBJECT := build/sniffer.bpf.o
