@@ -1,6 +1,7 @@
 """Frames out of and into a network namespace, byte for byte, by packet sockets."""
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -147,6 +148,10 @@ class Capture:
                 try:
                     octets, control, _, address = receive(1 << 17, space, socket.MSG_DONTWAIT)
                 except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno != errno.ENETDOWN:  # the link went down; it may come up again
+                        raise
                     break
                 append(_frame(octets, control, address[2] == _PACKET_OUTGOING))
             if over:

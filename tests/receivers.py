@@ -1,0 +1,125 @@
+"""What the analyzer makes of what arrives: decoders that share nothing with the data path.
+
+`decode` reads outer frames with tshark (its own reassembly, its own idea of where the inner frame lies);
+`kernel_vxlan` receives with the kernel's own vxlan device. Test both before trusting either: test_receivers.py.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.topology import run, set_sysctl
+from tests.wire import Capture, write_pcap
+
+LUA = Path(__file__).with_name("inner.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One inner Ethernet frame and the outer headers that it came in.
+
+    `kind`: vxlan, gre, geneve... `key`: VNI or GRE key, None for GRE without one. `outer_length`: the longest outer
+    frame of it (one fragment, then), Ethernet header included. `number`: place among the captured frames, of the last
+    fragment. `flags`: the tunnel header's (VXLAN: 16 bits, GRE: flags and version). Of GRE the ports are None.
+    """
+
+    frame: bytes
+    kind: str
+    key: int | None
+    number: int
+    source_port: int | None
+    ip_id: int
+    ttl: int
+    dscp: int
+    do_not_fragment: bool
+    udp_checksum: int | None
+    flags: int
+    fragments: int
+    outer_length: int
+
+
+def decode(frames: Iterable[bytes], vxlan_port: int = 4789) -> list[Received]:
+    """Hands outer frames to tshark and returns the inner ones in the order in which they became whole."""
+    outer = list(frames)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "outer.pcap")
+        write_pcap(path, outer)
+        lines = _tshark(path, f"udp.port=={vxlan_port},vxlan")
+    seen: dict[tuple[bytes, bytes], list[int]] = {}
+    received, position = [], 0
+    for line in lines:
+        number = int(line[0]) - 1
+        for index in range(position, number + 1):
+            seen.setdefault(_packet(outer[index]), []).append(len(outer[index]))
+        position = number + 1
+        lengths = seen.pop(_packet(outer[number]))
+        received.append(_received(line, number, lengths))
+    return received
+
+
+def inner_frames(frames: Iterable[bytes], vxlan_port: int = 4789) -> list[bytes]:
+    """Only the inner frames of `decode`."""
+    return [item.frame for item in decode(frames, vxlan_port)]
+
+
+def _tshark(path: Path, decode_as: str) -> list[list[str]]:
+    options = ("-n", "-q", "-X", f"lua_script:{LUA}", "-d", decode_as)
+    preferences = ("-o", "ip.defragment:TRUE", "-o", "ip.check_checksum:TRUE", "-o", "tcp.desegment_tcp_streams:FALSE")
+    line = ["tshark", "-r", str(path), *options, *preferences]
+    environment = os.environ | {"HOME": str(path.parent), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "lua" not in done.stderr.lower(), done.stderr
+    return [words for row in done.stdout.splitlines() if len(words := row.split(" ")) == 13]
+
+
+def _packet(outer: bytes) -> tuple[bytes, bytes]:
+    """What the fragments of one outer IPv4 packet share: addresses, protocol, and their identification."""
+    start = 18 if outer[12:14] == b"\x81\x00" else 14
+    return outer[start + 12 : start + 20] + outer[start + 9 : start + 10], outer[start + 4 : start + 6]
+
+
+def _received(words: list[str], number: int, lengths: list[int]) -> Received:
+    _, kind, key, _, port, identification, ttl, dscp, _, df, checksum, flags, octets = words
+    return Received(
+        frame=bytes.fromhex(octets),
+        kind=kind,
+        key=None if key == "-" else int(key, 0),
+        number=number,
+        source_port=None if port == "-" else int(port, 0),
+        ip_id=int(identification, 0),
+        ttl=int(ttl, 0),
+        dscp=int(dscp, 0),
+        do_not_fragment=df in {"true", "1", "True"},
+        udp_checksum=None if checksum == "-" else int(checksum, 0),
+        flags=int(flags, 0),
+        fragments=len(lengths),
+        outer_length=max(lengths),
+    )
+
+
+@contextmanager
+def kernel_vxlan(vni: int = 4242, port: int = 4789, netns: str = "ana", local: str = "10.9.0.2") -> Iterator[Capture]:
+    """The kernel's vxlan device in the analyzer's namespace; what it decapsulates is in the capture.
+
+    It is strict where tshark is not: it drops frames that claim IP and are too short for an IP header, those whose
+    source is its own MAC, and reserved flags; it never sees another VNI.
+    """
+    device = f"vx{vni}"
+    where = f"id {vni} dstport {port} local {local} dev eth0".split()
+    options = ("nolearning", "noudpcsum", "noudp6zerocsumrx")
+    run("ip", "link", "add", device, "mtu", 9000, "type", "vxlan", *where, *options, netns=netns)
+    try:
+        set_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", 1, netns)
+        # Enough for a burst of fragments in disorder; the default suffices for a few hundred packets.
+        for name, value in (("ipfrag_high_thresh", 256 << 20), ("ipfrag_max_dist", 0)):
+            set_sysctl(f"net.ipv4.{name}", value, netns)
+        run("ip", "link", "set", device, "up", netns=netns)
+        with Capture(device, netns) as capture:
+            yield capture
+    finally:
+        run("ip", "link", "delete", device, netns=netns)
