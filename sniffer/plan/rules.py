@@ -1,0 +1,58 @@
+"""Ordered rules -> one program: the filters' own programs, linked, never composed as text.
+
+`vlan`, `mpls` and `pppoes` shift the offsets of all that follows them in one expression, so that a composed text would
+mean something else. Linked, each rule is the program that libpcap made of its filter alone.
+"""
+
+from collections.abc import Sequence
+
+from sniffer import pcap
+from sniffer.abi.limits import CODE_RULE, PROGRAM_LENGTH, Action
+from sniffer.abi.records import Instruction, Program
+from sniffer.errors import FilterError
+from sniffer.model.resources import Rule, RuleAction
+
+_RETURN = 0x06  # BPF_RET | BPF_K
+_EVERYTHING: Program = (Instruction(_RETURN, 0, 0, pcap.SNAP_LENGTH),)
+_ACTIONS = {RuleAction.MIRROR: Action.MIRROR, RuleAction.SKIP: Action.SKIP}
+
+
+def program(filter: str | None, rules: Sequence[Rule] | None) -> Program:
+    """Links what a mirror says; () for a mirror that says nothing and so takes every frame.
+
+    Each rule is an instruction CODE_RULE (jt: its Action, k: the index of the next rule's CODE_RULE, 0 for the last),
+    then the program of its filter. All jumps of classic BPF are relative, so a program works wherever it lies.
+
+    Raises FilterError with the path of the field (`spec.rules[2].filter`), at most one: the first.
+    """
+    if rules is None:
+        if filter is None:
+            return ()
+        return _linked([(Action.MIRROR, _compiled(filter, "spec.filter"))])
+    parts: list[tuple[Action, Program]] = []
+    length = 0
+    for number, rule in enumerate(rules):
+        field = f"spec.rules[{number}]"
+        part = _EVERYTHING if rule.filter is None else _compiled(rule.filter, f"{field}.filter")
+        parts.append((_ACTIONS[rule.action], part))
+        length += 1 + len(part)
+        if length > PROGRAM_LENGTH:
+            words = f"too long: rules 0 to {number} have {length} instructions, at most {PROGRAM_LENGTH}"
+            raise FilterError(words, field=field if rule.filter is None else f"{field}.filter")
+    return _linked(parts)
+
+
+def _compiled(text: str, field: str) -> Program:
+    try:
+        return pcap.compile(text)
+    except FilterError as error:
+        raise FilterError(error.message, error.offset, field) from None
+
+
+def _linked(parts: Sequence[tuple[Action, Program]]) -> Program:
+    linked: list[Instruction] = []
+    for number, (action, part) in enumerate(parts, start=1):
+        following = len(linked) + 1 + len(part)
+        linked.append(Instruction(CODE_RULE, int(action), 0, following if number < len(parts) else 0))
+        linked += part
+    return tuple(linked)
