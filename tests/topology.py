@@ -107,7 +107,7 @@ def set_sysctl(name: str, value: object, netns: str | None = None) -> None:
     run("sysctl", "-q", "-w", f"{name}={value}", netns=netns)
 
 
-def _namespace(name: str | None, ipv6: bool) -> None:
+def namespace(name: str | None, ipv6: bool) -> None:
     if name:
         run("ip", "netns", "add", name)
         run("ip", "link", "set", "lo", "up", netns=name)
@@ -119,17 +119,17 @@ def _namespace(name: str | None, ipv6: bool) -> None:
         set_sysctl(f"net.ipv4.conf.{group}.rp_filter", 0, name)
 
 
-def _veth(outside: str, outside_mac: str, netns: str, inside_mac: str, mtu: int) -> None:
+def veth(outside: str, outside_mac: str, netns: str, inside_mac: str, mtu: int) -> None:
     """A pair: `outside` here, `eth0` in `netns`, both up, without any address."""
     run(
         *f"ip link add {outside} address {outside_mac} mtu {mtu} type veth".split(),
         *f"peer name eth0 netns {netns} address {inside_mac} mtu {mtu}".split(),
     )
     for device, where in ((outside, None), ("eth0", netns)):
-        _up(device, where)
+        up(device, where)
 
 
-def _up(device: str, netns: str | None = None) -> None:
+def up(device: str, netns: str | None = None) -> None:
     """Brings a link up without an IPv6 address of its own making (in one request, up would come first)."""
     run("ip", "link", "set", device, "addrgenmode", "none", netns=netns)
     run("ip", "link", "set", device, "up", netns=netns)
@@ -138,7 +138,7 @@ def _up(device: str, netns: str | None = None) -> None:
 def _bridge(node: Node) -> None:
     """Joins pod and peer on layer 2: any frame crosses, the node has no address of its own there."""
     run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", 0, "stp_state", 0, "forward_delay", 0)
-    _up("br0")
+    up("br0")
     for table in ("iptables", "ip6tables", "arptables"):
         # Where it is built in it drops malformed packets and trims padding: not what a wire does.
         if Path(f"/proc/sys/net/bridge/bridge-nf-call-{table}").exists():
@@ -192,8 +192,8 @@ def _host(node: Node, netns: str, address: str, other: str, gateway_mac: str) ->
 
 def add_analyzer(netns: str, device: str, network: int, mtu: int = 1500) -> None:
     """One more analyzer: namespace `netns` at 10.9.`network`.2 behind the node's `device`, 10.9.`network`.1."""
-    _namespace(netns, ipv6=False)
-    _veth(device, f"02:00:00:00:09:{network * 2 + 1:02x}", netns, f"02:00:00:00:09:{network * 2 + 2:02x}", mtu)
+    namespace(netns, ipv6=False)
+    veth(device, f"02:00:00:00:09:{network * 2 + 1:02x}", netns, f"02:00:00:00:09:{network * 2 + 2:02x}", mtu)
     run("ip", "address", "add", f"10.9.{network}.1/24", "dev", device)
     run("ip", "address", "add", f"10.9.{network}.2/24", "dev", "eth0", netns=netns)
     offloads(device, on=False)
@@ -210,11 +210,11 @@ def node(shape: Shape = "bridge", mtu: int = 1500, uplink_mtu: int = 1500, ipv6:
     """
     this = Node(shape, mtu)
     try:
-        _namespace(None, ipv6)
+        namespace(None, ipv6)
         for name in (this.pod, this.peer):
-            _namespace(name, ipv6)
-        _veth(this.pod_device, "02:00:00:00:01:01", this.pod, this.pod_mac, mtu)
-        _veth(this.peer_device, "02:00:00:00:01:02", this.peer, this.peer_mac, mtu)
+            namespace(name, ipv6)
+        veth(this.pod_device, "02:00:00:00:01:01", this.pod, this.pod_mac, mtu)
+        veth(this.peer_device, "02:00:00:00:01:02", this.peer, this.peer_mac, mtu)
         if shape == "bridge":
             _bridge(this)
             pod_gateway, peer_gateway = this.peer_mac, this.pod_mac

@@ -1,0 +1,1 @@
+"""What a copy costs: `python -m bench`, inside `scripts/isolated`."""

@@ -1,0 +1,93 @@
+"""`python -m bench`: measures, prints the table, writes build/bench.md and build/bench.json."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench.goodput import goodput_rows
+from bench.lanes import Bed, Row, bed, measure
+from bench.rows import FOUNDATION, OURS
+from bench.table import SIZES, aims, as_json, as_markdown
+from tests.agent import Agent, mirror, target
+
+BUILD = Path(__file__).parents[1] / "build"
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="bench", description="what a copy costs, as ratios of one run")
+    parser.add_argument("--repetitions", type=int, default=9, metavar="N")
+    parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="of one run (default 0.2)")
+    parser.add_argument(
+        "--core", type=int, default=max(os.sched_getaffinity(0)), help="the sender's; the rest shares the others"
+    )
+    parser.add_argument("--foundation", action="store_true", help="only the rows that need no agent")
+    parser.add_argument("--no-goodput", dest="goodput", action="store_false", help="leave TCP out")
+    parser.add_argument("--strict", action="store_true", help="end with 1 when an aim is missed")
+    return parser.parse_args()
+
+
+@contextmanager
+def agent(this: Bed, rows: Sequence[Row]) -> Iterator[Agent | None]:
+    """The agent, told about the lanes that have a manifest; None when there is none such."""
+    told = [row for row in rows if row.manifest is not None]
+    if not told:
+        yield None
+        return
+    address = this.node.analyzer_address
+    documents = [target("vxlan", address), target("gre", address, encapsulation={"gre": {}})]
+    documents += [mirror(row.name, [this.devices[row.name]], **(row.manifest or {})) for row in told]
+    with tempfile.TemporaryDirectory() as directory:
+        running = Agent(Path(directory))
+        running.write(*documents)
+        with running:
+            running.programmed()
+            yield running
+
+
+def packets(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
+    """Row -> frame length -> nanoseconds per packet of each repetition, all rows in turn."""
+    runs: dict[str, dict[int, list[float]]] = {row.name: {size: [] for size in SIZES} for row in rows}
+    with bed(rows) as this, agent(this, rows):
+        for row in rows:  # warm: caches, neighbours, the first page faults
+            measure(this, row, SIZES[0], 0.05, options.core)
+        for repetition in range(options.repetitions):
+            shift = repetition % len(rows)
+            for row in (*rows[shift:], *rows[:shift]):
+                for size in SIZES:
+                    runs[row.name][size].append(measure(this, row, size, options.seconds, options.core))
+            if sys.stderr.isatty():
+                print(
+                    f"\r{repetition + 1} of {options.repetitions}",
+                    end="\n" * (repetition + 1 == options.repetitions),
+                    file=sys.stderr,
+                )
+    return runs
+
+
+def main() -> int:
+    """Measures and reports; 1 when `--strict` and an aim is missed."""
+    options = arguments()
+    everywhere = os.sched_getaffinity(0)
+    with ExitStack() as home:
+        if others := everywhere - {options.core}:
+            os.sched_setaffinity(0, others)
+            home.callback(os.sched_setaffinity, 0, everywhere)
+        rows = FOUNDATION if options.foundation else FOUNDATION + OURS
+        runs = packets(rows, options)
+    goodput = goodput_rows(options) if options.goodput else {}
+    table = as_markdown(rows, runs, goodput)
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "bench.md").write_text(table)
+    (BUILD / "bench.json").write_text(json.dumps(as_json(rows, runs, goodput), indent=1) + "\n")
+    print(table)
+    return int(options.strict and not all(aim.reached for aim in aims(runs, goodput)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

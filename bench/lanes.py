@@ -1,0 +1,155 @@
+"""The test bed: every row of the table has a pod of its own, and all of them the same uplink.
+
+    pod (eth0) ── lane ── hook: what the row is about ── drop      every copy ── up0 egress: counted, dropped
+
+The rows stand beside each other all the time, so a repetition is a run of each, one after another, with nothing to set
+up in between. What a packet costs is the time of the sender, on one core, to the end of its softirq: the hook, the copy
+and its way to the uplink's queue are in it. The production packet ends at the same drop filter in every row, behind
+whatever the row has put before it; a copy ends where the device's driver would begin.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from sniffer.abi.limits import Direction
+from sniffer.kernel import tcx
+from sniffer.kernel.bpf import Object, pin
+from tests.topology import Node, namespace, node, remove, run, up, veth
+from tests.traffic import blast
+
+OBJECT = Path(__file__).parents[1] / "build" / "bench" / "bench.bpf.o"
+HEADERS = 14 + 20 + 8  # of the production packet: Ethernet, IPv4, UDP
+PORT = 9999  # where it goes
+RIVAL = "vxlan-rival"
+END = Path("/sys/fs/bpf/bench-production-ends")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to treat a packet. `overhead`: bytes that a copy has on top, None where nothing is copied.
+
+    `manifest` is what the agent is told about the device, if anything: the spec of a mirror without its interfaces.
+    """
+
+    name: str
+    label: str
+    overhead: int | None = None
+    attach: Callable[["Bed", str], object] | None = None
+    manifest: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """The node, the loaded programs, and the device of each row."""
+
+    node: Node
+    programs: Object
+    devices: dict[str, str]
+    links: ExitStack
+
+    def tcx(self, device: str, program: str, direction: Direction = Direction.INGRESS) -> None:
+        """Attaches a program of the bench, as long as the bed stands."""
+        link = tcx.attach_tcx(_index(device), direction, self.programs.program(program).fd)
+        self.links.callback(tcx.link_detach, link)
+
+    def tallies(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(packets, bytes) so far of production packets at their end, and of copies at theirs."""
+        with closing(self.programs.map("tallies")) as table:
+            return _total(table.lookup(struct.pack("=I", 0))), _total(table.lookup(struct.pack("=I", 1)))
+
+
+def _index(device: str) -> int:
+    return int(run("ip", "-o", "link", "show", device).split(":", 1)[0])
+
+
+def _total(value: bytes | None) -> tuple[int, int]:
+    words = struct.unpack(f"={len(value or b'') // 8}Q", value or b"")
+    return sum(words[0::2]), sum(words[1::2])
+
+
+@contextmanager
+def bed(rows: Sequence[Row], measured: bool = True) -> Iterator[Bed]:
+    """Builds a lane per row. `measured` False: no ends for packets, as the goodput of TCP wants it."""
+    devices = {row.name: f"lane{index}" for index, row in enumerate(rows)}
+    with node() as made, Object.open(OBJECT) as programs, ExitStack() as links:
+        run("ip", "neighbour", "replace", made.analyzer_address, "lladdr", made.analyzer_mac, "dev", made.uplink)
+        with closing(programs.map("uplink")) as table:
+            table.update(struct.pack("=I", 0), struct.pack("=I", _index(made.uplink)))
+        this = Bed(made, programs, devices, links)
+        if measured:
+            this.tcx(made.uplink, "black_hole", Direction.EGRESS)
+        try:
+            for index, row in enumerate(rows):
+                _lane(devices[row.name], index)
+                if row.attach:
+                    row.attach(this, devices[row.name])
+                end = f"bpf direct-action pinned {pin_end(links, programs)}"
+                run(*f"tc filter add dev {devices[row.name]} ingress protocol all prio 2 {end}".split())
+            yield this
+        finally:
+            remove([*devices.values(), RIVAL], list(devices.values()))
+
+
+def pin_end(links: ExitStack, programs: Object) -> Path:
+    """Where `tc` finds the program that counts and drops."""
+    if not END.exists():
+        pin(programs.program("production_ends").fd, END)
+        links.callback(END.unlink)
+    return END
+
+
+def _lane(device: str, index: int) -> None:
+    """A pod with one neighbour, who exists on paper only: the packet to it ends on the node."""
+    namespace(device, ipv6=False)
+    veth(device, f"02:00:00:01:{index:02x}:01", device, f"02:00:00:01:{index:02x}:02", 1500)
+    run("ip", "address", "add", f"10.{50 + index}.0.2/24", "dev", "eth0", netns=device)
+    neighbour = ("lladdr", f"02:00:00:01:{index:02x}:03", "dev", "eth0")
+    run("ip", "neighbour", "add", f"10.{50 + index}.0.3", *neighbour, netns=device)
+    run("tc", "qdisc", "add", "dev", device, "clsact")
+
+
+def rival(this: Bed, device: str) -> None:
+    """`tc mirred` into a vxlan device of the kernel."""
+    rival_device(this)
+    run("tc", *mirred(device, "ingress"))
+
+
+def rival_device(this: Bed) -> None:
+    """The kernel's vxlan device, with what makes it quick: a fixed remote, no learning, no checksum."""
+    if RIVAL in run("ip", "-o", "link"):
+        return
+    made = this.node
+    outer = f"id 4242 dstport 4789 local {made.uplink_address} remote {made.analyzer_address} dev {made.uplink}"
+    options = ("nolearning", "noudpcsum", "ttl", 64)
+    run("ip", "link", "add", RIVAL, "mtu", 9000, "type", "vxlan", *outer.split(), *options)
+    up(RIVAL)
+
+
+def mirred(device: str, hook: str) -> list[str]:
+    """The words for `tc`. `continue`: by default the packet would skip the drop filter behind it and end elsewhere."""
+    match = f"filter add dev {device} {hook} protocol all prio 1 u32 match u32 0 0"
+    return f"{match} action mirred egress mirror dev {RIVAL} continue".split()
+
+
+def measure(this: Bed, row: Row, frame: int, seconds: float, core: int) -> float:
+    """Nanoseconds per packet of `frame` bytes. AssertionError unless every packet and every copy came to its end."""
+    device = this.devices[row.name]
+    address = f"10.{50 + int(device.removeprefix('lane'))}.0.3"
+    production, copies = this.tallies()
+    sent = blast(netns=device, core=core, dst=address, port=PORT, sport=40000, size=frame - HEADERS, seconds=seconds)
+    for _ in range(50):
+        now_production, now_copies = this.tallies()
+        if now_production[0] - production[0] >= sent.packets:
+            break
+        sleep(0.002)
+    ended = now_production[0] - production[0], now_production[1] - production[1]
+    assert ended == (sent.packets, sent.packets * frame), f"{row.name}: {sent.packets} sent, {ended} ended"
+    copied = now_copies[0] - copies[0], now_copies[1] - copies[1]
+    wanted = (0, 0) if row.overhead is None else (sent.packets, sent.packets * (frame + row.overhead))
+    assert copied == wanted, f"{row.name}: copies (packets, bytes) {copied}, wanted {wanted}"
+    return sent.wall_ns
