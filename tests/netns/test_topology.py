@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.packets import BARE, CORPUS, CUT_TAG, generate, reaches_hooks
+from tests.packets import BARE, CORPUS, CUT_TAG, PEER_MAC, generate, reaches_hooks
 from tests.topology import Shape, node, run
 from tests.wire import Capture, send, socket_in
 
@@ -57,6 +57,13 @@ def test_generated_frames_reach_the_hook_but_for_cut_tags() -> None:
         hook.settle()
         expected = Counter(frame for frame in frames if reaches_hooks(frame) or frame == BARE.frame)
         assert Counter(hook.octets()) == expected
+
+
+def test_a_forged_source_does_not_turn_the_bridge_round() -> None:
+    forged = bytes.fromhex(PEER_MAC.replace(":", "")) * 2 + CORPUS[0].frame[12:]
+    with node() as bed, Capture("eth0", bed.peer) as peer:
+        send([forged, CORPUS[0].frame])
+        assert peer.wait(2) == [forged, CORPUS[0].frame]
 
 
 def test_nothing_speaks_unasked() -> None:
