@@ -47,37 +47,43 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What one file holds."""
+    """What one file holds; `broken` has an item for each document with problems, None where it says no name."""
 
     file: str
     resources: tuple[Resource, ...]
     problems: tuple[Problem, ...]
+    broken: tuple[Identity | None, ...] = ()
 
 
 def read(text: str | bytes, file: str) -> Source:
     """Reads the YAML documents of one file; bytes are UTF-8. Never raises on what the text says."""
+    if len(text) > FILE_LENGTH:
+        return Source(
+            file, (), (Problem(file, 1, "document", f"{len(text)} bytes", f"at most {FILE_LENGTH}"),), (None,)
+        )
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             given = f"the byte 0x{error.object[error.start]:02x}"
-            return Source(file, (), (Problem(file, line, "document", given, "text in UTF-8"),))
-    if len(text) > FILE_LENGTH:
-        problem = Problem(file, 1, "document", f"{len(text)} characters", f"at most {FILE_LENGTH}")
-        return Source(file, (), (problem,))
+            return Source(file, (), (Problem(file, line, "document", given, "text in UTF-8"),), (None,))
     resources: list[Resource] = []
     problems: list[Problem] = []
+    broken: list[Identity | None] = []
     for document in documents(text, file):
         if isinstance(document, Problem):
             problems.append(document)
+            broken.append(None)
             continue
         result = _resource(document, file)
         if isinstance(result, Resource):
             resources.append(result)
         else:
             problems += result
-    return Source(file, tuple(resources), tuple(sorted(problems, key=lambda problem: problem.line)))
+            broken.append(_identity(document))
+    problems.sort(key=lambda problem: problem.line)
+    return Source(file, tuple(resources), tuple(problems), tuple(broken))
 
 
 def duplicates(sources: Iterable[Source]) -> tuple[Problem, ...]:
@@ -109,6 +115,18 @@ def _resource(document: Document, file: str) -> Resource | list[Problem]:
     if problems:
         return problems
     return Resource(file, resource, {field_of(path): line for path, line in document.where.items()})
+
+
+def _identity(document: Document) -> Identity | None:
+    """Who a broken resource says it is."""
+    value = document.value
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    if not isinstance(metadata, dict):
+        return None
+    kind, namespace, name = value.get("kind"), metadata.get("namespace"), metadata.get("name")
+    if not isinstance(kind, str) or not isinstance(name, str):
+        return None
+    return Identity(kind, namespace if isinstance(namespace, str) else None, name)
 
 
 def _causes(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:

@@ -27,13 +27,16 @@ class Problem:
 
 def printable(text: str, length: int = LENGTH) -> str:
     """The text on one line: what does not print is escaped, what is long is cut."""
-    cut = text if len(text) <= length else text[: length - 3] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _cut(text, length))
 
 
 def quoted(text: str) -> str:
     """The text in double quotes, on one line."""
-    return printable(json.dumps(printable(text), ensure_ascii=False), LENGTH + 20)
+    return printable(json.dumps(_cut(text, LENGTH), ensure_ascii=False), 10 * LENGTH)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def field_of(path: Path) -> str:

@@ -4,7 +4,7 @@
 mean something else. Linked, each rule is the program that libpcap made of its filter alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sniffer import pcap
 from sniffer.abi.limits import CODE_RULE, PROGRAM_LENGTH, Action
@@ -40,6 +40,28 @@ def program(filter: str | None, rules: Sequence[Rule] | None) -> Program:
             words = f"too long: rules 0 to {number} have {length} instructions, at most {PROGRAM_LENGTH}"
             raise FilterError(words, field=field if rule.filter is None else f"{field}.filter")
     return _linked(parts)
+
+
+def errors(filter: str | None, rules: Sequence[Rule] | None) -> Iterator[FilterError]:
+    """Every error of what `program` links: of each filter, or else of all of them together."""
+    texts = (
+        {"spec.filter": filter}
+        if rules is None
+        else {f"spec.rules[{number}].filter": rule.filter for number, rule in enumerate(rules)}
+    )
+    found = False
+    for field, text in texts.items():
+        try:
+            if text is not None:
+                _compiled(text, field)
+        except FilterError as error:
+            found = True
+            yield error
+    if not found:
+        try:
+            program(filter, rules)
+        except FilterError as error:
+            yield error
 
 
 def _compiled(text: str, field: str) -> Program:
