@@ -15,6 +15,7 @@ from bench.rows import FOUNDATION, OURS
 from bench.table import SIZES, aims, as_json, as_markdown
 from tests.agent import Agent, mirror, target
 
+END_WORDS = {"queue": "uplink's queue", "analyzer": "analyzer's end of the uplink"}
 BUILD = Path(__file__).parents[1] / "build"
 
 
@@ -25,6 +26,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.2, metavar="S", help="of one run (default 0.2)")
     parser.add_argument(
         "--core", type=int, default=max(os.sched_getaffinity(0)), help="the sender's; the rest shares the others"
+    )
+    parser.add_argument(
+        "--end", choices=("queue", "analyzer"), default="queue", help="where copies end (default queue)"
     )
     parser.add_argument("--foundation", action="store_true", help="only the rows that need no agent")
     parser.add_argument("--no-goodput", dest="goodput", action="store_false", help="leave TCP out")
@@ -53,7 +57,7 @@ def agent(this: Bed, rows: Sequence[Row]) -> Iterator[Agent | None]:
 def packets(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
     """Row -> frame length -> nanoseconds per packet of each repetition, all rows in turn."""
     runs: dict[str, dict[int, list[float]]] = {row.name: {size: [] for size in SIZES} for row in rows}
-    with bed(rows) as this, agent(this, rows):
+    with bed(rows, options.end) as this, agent(this, rows):
         for row in rows:  # warm: caches, neighbours, the first page faults
             measure(this, row, SIZES[0], 0.05, options.core)
         for repetition in range(options.repetitions):
@@ -81,10 +85,10 @@ def main() -> int:
         rows = FOUNDATION if options.foundation else FOUNDATION + OURS
         runs = packets(rows, options)
     goodput = goodput_rows(options) if options.goodput else {}
-    table = as_markdown(rows, runs, goodput)
+    table = as_markdown(rows, runs, goodput, END_WORDS[options.end])
     BUILD.mkdir(exist_ok=True)
     (BUILD / "bench.md").write_text(table)
-    (BUILD / "bench.json").write_text(json.dumps(as_json(rows, runs, goodput), indent=1) + "\n")
+    (BUILD / "bench.json").write_text(json.dumps(as_json(rows, runs, goodput, options.end), indent=1) + "\n")
     print(table)
     return int(options.strict and not all(aim.reached for aim in aims(runs, goodput)))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.lanes import Bed, bed, mirred, pin_end, rival_device
+from bench.lanes import Bed, bed, mirred, rival_device
 from tests.agent import Agent, mirror, target
 from tests.topology import offloads, run
 from tests.traffic import goodput
@@ -24,27 +24,16 @@ def goodput_rows(options: argparse.Namespace) -> dict[str, list[float]]:
     if options.foundation:
         del ways["vxlan"]
     result: dict[str, list[float]] = {name: [] for name in ways}
-    with bed([], measured=False) as this:
-        end_at_analyzer(this)
+    with bed([], end="analyzer") as this:
+        offloads(this.node.uplink, on=True)
         for _ in range(max(3, options.repetitions // 2)):
             for name, values in result.items():
                 with ways[name](this):
-                    before = this.tallies()[0][0]
+                    before = this.tallies()[1][0]
                     values.append(goodput(this.node.pod, this.node.peer, this.node.peer_address, SECONDS))
-                    copies = this.tallies()[0][0] - before
+                    copies = this.tallies()[1][0] - before
                 assert (copies > 1000) == (name != "bare"), f"{name}: {copies} copies"
     return result
-
-
-def end_at_analyzer(this: Bed) -> None:
-    """Drops what the analyzer receives at once: two cores have enough to do."""
-    made = this.node
-    offloads(made.uplink, on=True)
-    run("tc", "qdisc", "add", "dev", "eth0", "clsact", netns=made.analyzer)
-    words = (
-        f"filter add dev eth0 ingress protocol all prio 1 bpf direct-action pinned {pin_end(this.links, this.programs)}"
-    )
-    run("tc", *words.split(), netns=made.analyzer)
 
 
 @contextmanager

@@ -5,7 +5,8 @@
 The rows stand beside each other all the time, so a repetition is a run of each, one after another, with nothing to set
 up in between. What a packet costs is the time of the sender, on one core, to the end of its softirq: the hook, the copy
 and its way to the uplink's queue are in it. The production packet ends at the same drop filter in every row, behind
-whatever the row has put before it; a copy ends where the device's driver would begin.
+whatever the row has put before it; a copy ends where the device's driver would begin, or, with `--end analyzer`, at the
+other end of the link.
 """
 
 import struct
@@ -26,7 +27,7 @@ OBJECT = Path(__file__).parents[1] / "build" / "bench" / "bench.bpf.o"
 HEADERS = 14 + 20 + 8  # of the production packet: Ethernet, IPv4, UDP
 PORT = 9999  # where it goes
 RIVAL = "vxlan-rival"
-END = Path("/sys/fs/bpf/bench-production-ends")
+PINS = Path("/sys/fs/bpf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,16 @@ class Bed:
         link = tcx.attach_tcx(_index(device), direction, self.programs.program(program).fd)
         self.links.callback(tcx.link_detach, link)
 
+    def end(self, program: str, device: str, hook: str, netns: str | None = None) -> None:
+        """Counts and drops what comes past other filters of this hook."""
+        path = PINS / f"bench-{program}"
+        if not path.exists():
+            pin(self.programs.program(program).fd, path)
+            self.links.callback(path.unlink)
+        run("tc", "qdisc", "add", "dev", device, "clsact", netns=netns)
+        filters = f"filter add dev {device} {hook} protocol all prio 2 bpf direct-action pinned {path}"
+        run("tc", *filters.split(), netns=netns)
+
     def tallies(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """(packets, bytes) so far of production packets at their end, and of copies at theirs."""
         with closing(self.programs.map("tallies")) as table:
@@ -73,34 +84,27 @@ def _total(value: bytes | None) -> tuple[int, int]:
 
 
 @contextmanager
-def bed(rows: Sequence[Row], measured: bool = True) -> Iterator[Bed]:
-    """Builds a lane per row. `measured` False: no ends for packets, as the goodput of TCP wants it."""
+def bed(rows: Sequence[Row], end: str = "queue") -> Iterator[Bed]:
+    """Builds a lane per row. Copies end at the uplink's `queue`, or where the `analyzer` receives them."""
     devices = {row.name: f"lane{index}" for index, row in enumerate(rows)}
     with node() as made, Object.open(OBJECT) as programs, ExitStack() as links:
         run("ip", "neighbour", "replace", made.analyzer_address, "lladdr", made.analyzer_mac, "dev", made.uplink)
         with closing(programs.map("uplink")) as table:
             table.update(struct.pack("=I", 0), struct.pack("=I", _index(made.uplink)))
         this = Bed(made, programs, devices, links)
-        if measured:
-            this.tcx(made.uplink, "black_hole", Direction.EGRESS)
+        if end == "queue":
+            this.end("black_hole", made.uplink, "egress")
+        else:
+            this.end("black_hole", "eth0", "ingress", made.analyzer)
         try:
             for index, row in enumerate(rows):
                 _lane(devices[row.name], index)
+                this.end("production_ends", devices[row.name], "ingress")
                 if row.attach:
                     row.attach(this, devices[row.name])
-                end = f"bpf direct-action pinned {pin_end(links, programs)}"
-                run(*f"tc filter add dev {devices[row.name]} ingress protocol all prio 2 {end}".split())
             yield this
         finally:
             remove([*devices.values(), RIVAL], list(devices.values()))
-
-
-def pin_end(links: ExitStack, programs: Object) -> Path:
-    """Where `tc` finds the program that counts and drops."""
-    if not END.exists():
-        pin(programs.program("production_ends").fd, END)
-        links.callback(END.unlink)
-    return END
 
 
 def _lane(device: str, index: int) -> None:
@@ -110,7 +114,6 @@ def _lane(device: str, index: int) -> None:
     run("ip", "address", "add", f"10.{50 + index}.0.2/24", "dev", "eth0", netns=device)
     neighbour = ("lladdr", f"02:00:00:01:{index:02x}:03", "dev", "eth0")
     run("ip", "neighbour", "add", f"10.{50 + index}.0.3", *neighbour, netns=device)
-    run("tc", "qdisc", "add", "dev", device, "clsact")
 
 
 def rival(this: Bed, device: str) -> None:

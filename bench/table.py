@@ -64,9 +64,10 @@ def aims(runs: Runs, goodput: Goodput) -> list[Aim]:
     return sorted(found, key=lambda aim: aim.name)
 
 
-def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput) -> dict[str, object]:
+def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> dict[str, object]:
     """Everything that was measured, with what follows from it."""
     return {
+        "copies_end": end,
         "machine": {"kernel": platform.release(), "processor": processor()},
         "rows": [
             {
@@ -100,12 +101,12 @@ def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput) -> dict[str, obje
     }
 
 
-def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput) -> str:
+def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> str:
     """The table to read."""
     repetitions = len(runs["none"][SIZES[0]])
     lines = [
         "UDP from a pod, one core, to the end of its softirq; frames of these lengths, nanoseconds per packet,",
-        f"the best of {repetitions} interleaved runs. Linux {platform.release()}, {processor()}.",
+        f"the best of {repetitions} interleaved runs; copies end at the {end}. Linux {platform.release()}, {processor()}.",
         "",
         "| row | " + " | ".join(f"{size} B | added | of rival" for size in SIZES) + " |",
         "|---|" + "--:|" * 3 * len(SIZES),

@@ -44,7 +44,7 @@ def test_aims() -> None:
 
 
 def test_the_table_and_the_file_have_every_row() -> None:
-    text, content = as_markdown(ROWS, RUNS, GOODPUT), as_json(ROWS, RUNS, GOODPUT)
+    text, content = as_markdown(ROWS, RUNS, GOODPUT, "queue"), as_json(ROWS, RUNS, GOODPUT, "queue")
     assert all(f"| {row.label} |" in text for row in ROWS)
     assert "| gre / rival, 64 B | 0.925 | <= 0.9 | NO |" in text
     assert [row["name"] for row in content["rows"]] == list(NANOSECONDS)  # type: ignore[attr-defined]
