@@ -104,9 +104,10 @@ def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> dict
 def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> str:
     """The table to read."""
     repetitions = len(runs["none"][SIZES[0]])
+    machine = f"Linux {platform.release()}, {processor()}"
     lines = [
         "UDP from a pod, one core, to the end of its softirq; frames of these lengths, nanoseconds per packet,",
-        f"the best of {repetitions} interleaved runs; copies end at the {end}. Linux {platform.release()}, {processor()}.",
+        f"the best of {repetitions} interleaved runs; copies end at the {end}. {machine}.",
         "",
         "| row | " + " | ".join(f"{size} B | added | of rival" for size in SIZES) + " |",
         "|---|" + "--:|" * 3 * len(SIZES),
