@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -125,7 +126,10 @@ class Agent:
         return status
 
     def programmed(self, *names: str, timeout: float = 5.0) -> Status:
-        """Waits until these mirrors, by default all of the manifests, are Programmed."""
+        """Waits until these mirrors, by default all of the manifests, are Programmed.
+
+        After an edit of a mirror that was Programmed before it says nothing: wait for what the edit should change.
+        """
         wanted = set(names) or self._named()
         return self.wait(lambda status: _settled(status, {"Programmed"}) >= wanted, timeout)
 
@@ -151,10 +155,13 @@ class Agent:
             raise
 
     def _named(self) -> set[str]:
-        documents = (
-            document for path in self.manifests.glob("*.yaml") for document in yaml.safe_load_all(path.read_text())
-        )
-        return {item["metadata"]["name"] for item in documents if item and item["kind"].endswith("TrafficMirror")}
+        """The names of all mirrors that the manifests speak of; a file that cannot be read speaks of none."""
+        names: set[str] = set()
+        for path in self.manifests.glob("*.yaml"):
+            with suppress(yaml.YAMLError, TypeError, KeyError):
+                documents = [item for item in yaml.safe_load_all(path.read_text()) if item]
+                names |= {item["metadata"]["name"] for item in documents if item["kind"].endswith("TrafficMirror")}
+        return names
 
 
 def _settled(status: Status, states: set[str] | None = None) -> set[str]:
