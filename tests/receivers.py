@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.packets import reaches_hooks
 from tests.topology import run, set_sysctl
 from tests.wire import Capture, write_pcap
 
@@ -102,12 +103,19 @@ def _received(words: list[str], number: int, lengths: list[int]) -> Received:
     )
 
 
+def kernel_takes(frame: bytes) -> bool:
+    """Whether the kernel's vxlan device delivers an inner frame at all: in what claims to be IP it wants a whole
+    header (skb_inet_may_pull), and a tag that is cut is no frame to it."""
+    shortest = {b"\x08\x00": 34, b"\x86\xdd": 54}
+    return reaches_hooks(frame) and len(frame) >= shortest.get(frame[12:14], 15)
+
+
 @contextmanager
 def kernel_vxlan(vni: int = 4242, port: int = 4789, netns: str = "ana", local: str = "10.9.0.2") -> Iterator[Capture]:
     """The kernel's vxlan device in the analyzer's namespace; what it decapsulates is in the capture.
 
-    It is strict where tshark is not: it drops frames that claim IP and are too short for an IP header, those whose
-    source is its own MAC, and reserved flags; it never sees another VNI.
+    It is strict where tshark is not: see `kernel_takes`; it also drops frames whose source is its own MAC and reserved
+    flags, and never sees another VNI.
     """
     device = f"vx{vni}"
     where = f"id {vni} dstport {port} local {local} dev eth0".split()
