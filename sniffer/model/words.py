@@ -81,6 +81,8 @@ _RULES = [
     (Kind.NAME, re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]*[.A-Za-z0-9])?")),
     (Kind.NAME, re.compile(r"\\[^ !()\n\t]+")),
 ]
+# Escaped words hold any byte but a space: a zero byte would end the text for libpcap, and only for libpcap.
+_STRANGE = re.compile(r"[^!-~ \r\n\t]")
 _SPACE = re.compile(r"[ \r\n\t]*")
 
 # Keywords that begin or continue a primitive, by what a name behind them is to libpcap.
@@ -94,7 +96,7 @@ _HOSTS = _table("host src dst address1 addr1 address2 addr2 address3 addr3 addre
 _LOCAL = _table("port portrange proto protochain")
 _TAKES_NAME = _table("on ifname rset ruleset reason action type subtype dir direction llc")
 _OF_THE_DEVICE = _table("inbound outbound ifindex")
-_CONSTANTS = _table(
+CONSTANTS = _table(
     """
     icmptype icmpcode icmp-echoreply icmp-unreach icmp-sourcequench icmp-redirect icmp-echo icmp-routeradvert
     icmp-routersolicit icmp-timxceed icmp-paramprob icmp-tstamp icmp-tstampreply icmp-ireq icmp-ireqreply icmp-maskreq
@@ -126,8 +128,11 @@ KEYWORDS = frozenset({*_HOSTS, "net", *_LOCAL, *_TAKES_NAME, *_OF_THE_DEVICE, *_
 def words(text: str, keywords: frozenset[str] = KEYWORDS) -> Iterator[Word]:
     """The words of an expression in their order; `keywords` are those of KEYWORDS that libpcap here knows.
 
-    Raises FilterError with the offset of a character that no word begins with.
+    Raises FilterError with the offset of a character that is in no word.
     """
+    strange = _STRANGE.search(text)
+    if strange:
+        raise FilterError(f"unexpected character {quoted(strange[0])}", strange.start())
     offset = _SPACE.match(text).end()  # type: ignore[union-attr]  # it matches the empty text too
     while offset < len(text):
         kind, end = Kind.NAME, offset
@@ -135,10 +140,8 @@ def words(text: str, keywords: frozenset[str] = KEYWORDS) -> Iterator[Word]:
             match = pattern.match(text, offset)
             if match and match.end() > end:
                 kind, end = rule, match.end()
-        bad = next((i for i in range(offset, end) if not "!" <= text[i] <= "~"), None)
-        if end == offset or bad is not None:
-            at = offset if bad is None else bad
-            raise FilterError(f"unexpected character {quoted(text[at])}", at)
+        if end == offset:
+            raise FilterError(f"unexpected character {quoted(text[offset])}", offset)
         word = text[offset:end]
         yield Word(_keyword(word, keywords) if kind is Kind.NAME else kind, word, offset)
         offset = _SPACE.match(text, end).end()  # type: ignore[union-attr]
@@ -149,7 +152,7 @@ def _keyword(word: str, keywords: frozenset[str]) -> Kind:
         return Kind.AND_OR
     if word == "not":
         return Kind.OPERATOR
-    if word in _CONSTANTS:
+    if word in CONSTANTS:
         return Kind.OPERAND
     return Kind.KEYWORD if word in keywords else Kind.NAME
 
