@@ -18,12 +18,14 @@ static __always_inline long fragment_fill(struct __sk_buff *skb, struct scratch 
 {
 	__u64 size = masked(length - 1, TAIL_MASK) + 1;
 
-	if (bpf_skb_change_tail(skb, FRAGMENT_HEADERS + length, 0))
+	if (!cut_tail(skb, FRAGMENT_HEADERS + length))
 		return -1;
 	header_finish(s, e, length + 20, id, field);
 	if (bpf_skb_store_bytes(skb, 0, s->header, FRAGMENT_HEADERS, 0))
 		return -1;
-	return bpf_skb_store_bytes(skb, FRAGMENT_HEADERS, t->bytes + masked(at, TAIL_MASK), size, 0);
+	if (bpf_skb_store_bytes(skb, FRAGMENT_HEADERS, t->bytes + masked(at, TAIL_MASK), size, 0))
+		return -1;
+	return clear_beyond(skb, s, FRAGMENT_HEADERS + length);
 }
 
 /* payload: bytes behind the outer IP header, more than fit. Sends all fragments but the last, which is left in the

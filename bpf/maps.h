@@ -61,7 +61,7 @@ struct {
 #define WINDOW_MASK 0xff
 #define TAG_LENGTH 4
 #define HEADER_MASK 0x7f
-#define ZEROS_LENGTH 256
+#define ZEROS_LENGTH 512
 
 /* The frame as it was on the wire: a VLAN tag that the skb holds is put back. */
 struct window {

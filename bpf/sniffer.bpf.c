@@ -100,7 +100,7 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &mirror_id);
 	const struct tunnel *t;
 	enum outcome outcome;
-	__u32 length, tunnel;
+	__u32 length, snap_length, tunnel;
 
 	if (!s || !m)
 		return 0;
@@ -108,13 +108,16 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	t = bpf_map_lookup_elem(&tunnels, &tunnel);
 	if (!t)
 		return 0;
+	snap_length = m->snap_length;
+	if (t->snap_length && (!snap_length || snap_length > t->snap_length))
+		snap_length = t->snap_length;
 	length = s->window.frame_length;
-	if (m->snap_length && length > m->snap_length)
-		length = m->snap_length;
+	if (snap_length && length > snap_length)
+		length = snap_length;
 	s->slot.tunnel = tunnel;
 	s->slot.generation = t->generation;
 	s->slot.counter = m->counter;
-	s->slot.snap_length = m->snap_length;
+	s->slot.snap_length = snap_length;
 	s->slot.hash = flow_hash(&s->window);
 	s->slot.egress = endpoint_of(t, s->slot.hash);
 	count(m->counter, OUTCOME_MATCHED, 1, s->window.frame_length);

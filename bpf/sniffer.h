@@ -82,6 +82,7 @@ struct tunnel {
 	__u8 encapsulation;
 	__u8 oversize;
 	__u16 endpoint_count;
+	__u32 snap_length;		   /* bytes, of every mirror that uses it at most; 0: no limit */
 	__u32 endpoints[ENDPOINTS_LENGTH]; /* ids in `egress` */
 };
 

@@ -22,7 +22,7 @@ _INSTRUCTION = struct.Struct("=HBBI")
 _HOOK = struct.Struct("=II")
 _LIST = struct.Struct(f"={LIST_LENGTH}I")
 _MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}I")
-_TUNNEL = struct.Struct(f"=IBBH{ENDPOINTS_LENGTH}I")
+_TUNNEL = struct.Struct(f"=IBBHI{ENDPOINTS_LENGTH}I")
 _EGRESS = struct.Struct(f"=II16sIBB2x{TEMPLATE_LENGTH}s")
 _NAME_KEY = struct.Struct("=II")
 _TALLY = struct.Struct("=QQ")
@@ -92,6 +92,7 @@ def pack_list(mirrors: tuple[int, ...]) -> bytes:
 
 
 def unpack_list(blob: bytes) -> tuple[int, ...]:
+    """The mirror ids, in order."""
     return tuple(i for i in _LIST.unpack(blob) if i)
 
 
@@ -121,18 +122,25 @@ class TunnelRecord:
     generation: int
     encapsulation: int
     oversize: int
+    snap_length: int
     endpoints: tuple[int, ...]
 
     def pack(self) -> bytes:
         padding = [0] * (ENDPOINTS_LENGTH - len(self.endpoints))
         return _TUNNEL.pack(
-            self.generation, self.encapsulation, self.oversize, len(self.endpoints), *self.endpoints, *padding
+            self.generation,
+            self.encapsulation,
+            self.oversize,
+            len(self.endpoints),
+            self.snap_length,
+            *self.endpoints,
+            *padding,
         )
 
     @classmethod
     def unpack(cls, blob: bytes) -> "TunnelRecord":
-        generation, encapsulation, oversize, count, *endpoints = _TUNNEL.unpack(blob)
-        return cls(generation, encapsulation, oversize, tuple(endpoints[:count]))
+        generation, encapsulation, oversize, count, snap_length, *endpoints = _TUNNEL.unpack(blob)
+        return cls(generation, encapsulation, oversize, snap_length, tuple(endpoints[:count]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,7 @@ def pack_name(text: str) -> bytes:
 
 
 def unpack_name(blob: bytes) -> str:
+    """The text; what is not UTF-8 is replaced."""
     return blob.rstrip(b"\0").decode(errors="replace")
 
 

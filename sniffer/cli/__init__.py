@@ -1,0 +1,155 @@
+"""The commands. Exit status: 0 fine, 1 it found something, 2 wrong usage or input, 3 this machine cannot."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sniffer
+from sniffer.errors import InputError, SnifferError
+from sniffer.plan.facts import Mechanism
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="A traffic mirror for Kubernetes nodes: copies matching frames whole and sends them to an analyzer.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
+
+PinRoot = Annotated[Path, typer.Option(help="Directory on a bpffs where everything is pinned.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Manifests = Annotated[Path, typer.Option(help="Directory of *.yaml and *.yml files with the resources.")]
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app(prog_name="sniffer")
+    except SnifferError as error:
+        print(f"sniffer: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(sniffer.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def agent(
+    manifests: Annotated[
+        Path | None, typer.Option(help="Directory of *.yaml and *.yml files with the resources.")
+    ] = None,
+    node: Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")] = None,
+    pin_root: PinRoot = DEFAULT_ROOT,
+    lease: Annotated[float, typer.Option(min=1, help="Seconds that mirrors go on without a living agent.")] = 60,
+    attachment: Annotated[
+        Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every plan.")] = False,
+) -> None:
+    """The node's loop: keeps the kernel as the resources say, until a signal. What it attached stays.
+
+    Example: sniffer agent --manifests /etc/sniffer
+    """
+    from sniffer import agent as loop
+
+    if manifests is None:
+        raise InputError("--manifests: given nothing, allowed a directory (from a cluster: not in this version)")
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("pyroute2").setLevel(logging.WARNING)
+    loop.run(loop.Options(manifests, node or loop.default_node(), pin_root, lease, attachment))
+
+
+@app.command()
+def status(
+    pin_root: PinRoot = DEFAULT_ROOT,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
+) -> None:
+    """What this node mirrors now, from the pins: works with the agent dead. 1: some mirror is not as asked.
+
+    Example: sniffer status --json | jq '.mirrors[] | {name, state, dropped}'
+    """
+    from sniffer.cli.status import show
+
+    raise typer.Exit(show(pin_root, as_json=as_json, watch=watch))
+
+
+@app.command()
+def cleanup(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
+    """Removes everything that is ours from this node, and nothing else. Twice is fine; 3: an agent is running."""
+    from sniffer.cli.cleanup import clean
+
+    raise typer.Exit(clean(pin_root, as_json=as_json))
+
+
+@app.command()
+def plan(
+    manifests: Manifests,
+    pin_root: PinRoot = DEFAULT_ROOT,
+    as_json: Json = False,
+    attachment: Annotated[Mechanism | None, typer.Option(help="As of the agent.")] = None,
+) -> None:
+    """The operations that an agent would do here now. 0: none; 1: some.
+
+    Example: sniffer plan --manifests /etc/sniffer
+    """
+    from sniffer.cli.plan import show
+
+    raise typer.Exit(show(manifests, pin_root, attachment, as_json=as_json))
+
+
+@app.command()
+def lint(
+    files: Annotated[list[Path], typer.Argument(help="Files, or directories of them.")], as_json: Json = False
+) -> None:
+    """Every error of the resources, one line each: file:line: field: given, allowed.
+
+    Example: sniffer lint mirrors.yaml
+    """
+    from sniffer.cli.lint import lint as check
+
+    raise typer.Exit(check(files, as_json))
+
+
+@app.command()
+def explain(
+    filter_text: Annotated[str | None, typer.Option("--filter", help="A pcap-filter(7) expression.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", help="A manifest; its mirrors' filters and rules.")] = None,
+    pcap: Annotated[
+        Path | None, typer.Option(help="A capture: which of its frames match, decided in the kernel.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The program that a filter becomes, its cost, and what the tap in the kernel decides of captured frames.
+
+    Example: sniffer explain --filter 'tcp port 443' --pcap trace.pcap
+    """
+    from sniffer.cli.explain import explain as tell
+
+    raise typer.Exit(tell(filter_text, file, pcap, as_json=as_json))
+
+
+@app.command()
+def doctor(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
+    """Whether this machine can mirror: kernel, helpers, bpffs, capabilities, limits, MTU, rivals; each with its fix."""
+    from sniffer.cli.doctor import examine
+
+    raise typer.Exit(examine(pin_root, as_json=as_json))

@@ -5,15 +5,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sniffer.errors import FilterError
-from sniffer.model.manifest import FILE_LENGTH, Problem, Resource, Source, duplicates, read
+from sniffer.model.manifest import FILE_LENGTH, Problem, Source, duplicates, read
 from sniffer.model.problem import printable, quoted
 from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
-from sniffer.plan.rules import errors
+from sniffer.plan.checks import filter_problems
 
 _SUFFIXES = (".yaml", ".yml")
-_EXCERPT = 40
-"""Characters of a filter to show before the offset of its error."""
 
 
 def lint(files: Sequence[Path], as_json: bool) -> int:
@@ -52,7 +49,7 @@ def check(sources: Sequence[Source]) -> list[Problem]:
     problems += duplicates(sources)
     for source in sources:
         for resource in source.resources:
-            problems += _filter_problems(resource)
+            problems += filter_problems(resource)
     problems += _unknown_targets(sources)
     order = {source.file: number for number, source in reversed(list(enumerate(sources)))}
     return sorted(problems, key=lambda problem: (order[problem.file], problem.line))
@@ -70,24 +67,6 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path) -> Source:
     with path.open("rb") as file:
         return read(file.read(FILE_LENGTH + 1), printable(str(path), 1000))
-
-
-def _filter_problems(resource: Resource) -> Iterator[Problem]:
-    mirror = resource.value
-    if isinstance(mirror, ClusterTrafficMirror):
-        spec = mirror.spec
-        texts = {"spec.filter": spec.filter}
-        texts |= {f"spec.rules[{number}].filter": rule.filter for number, rule in enumerate(spec.rules or ())}
-        for error in errors(spec.filter, spec.rules):
-            field = error.field or "spec"
-            given = _excerpt(texts.get(field) or "", error)
-            yield resource.problem(field, given, f"a filter that compiles: {error}")
-
-
-def _excerpt(text: str, error: FilterError) -> str:
-    text = text.rstrip()
-    start = max((error.offset or 0) - _EXCERPT, 0)
-    return quoted(text if start == 0 else f"...{text[start:]}")
 
 
 def _unknown_targets(sources: Sequence[Source]) -> Iterator[Problem]:

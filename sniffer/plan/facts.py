@@ -1,5 +1,6 @@
-"""What is true of this node, as netlink tells it: the input of a compile beside the resources."""
+"""What is true of this node, as netlink and the kernel tell it: the input of a compile beside the resources."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,6 +11,13 @@ class PathState(StrEnum):
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
     NO_ROUTE = "no_route"
+
+
+class Mechanism(StrEnum):
+    """How a program is attached to a hook."""
+
+    TCX = "tcx"
+    CLSACT = "clsact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +53,31 @@ class Path:
     """Bytes of the outer IP packet."""
     local: bool = False
     """The address is this node's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Our private veth pair, by ifindex."""
+
+    sender: int
+    receiver: int
+    ring: int | None = None
+    """Id of the XDP program on the receiving end."""
+    faults: tuple[str, ...] = ()
+    """What is not as it was made, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One look at the node."""
+
+    now_ns: int
+    """CLOCK_MONOTONIC, the clock of leases."""
+    lease_ns: int
+    links: tuple[Link, ...]
+    paths: Mapping[str, Path]
+    """By endpoint address; every endpoint of every target is in it."""
+    relay: Relay | None
+    mechanism: Mechanism
+    programs: Mapping[str, int]
+    """Ids of the loaded programs, by name."""

@@ -1,0 +1,205 @@
+"""The node's loop: wake on edges, decide on levels.
+
+    snapshot -> compile -> desired; observe -> observed; diff -> plan; apply
+
+Whatever happens (an edit, a netlink event, time) only makes the loop look again at everything. Signals end it and leave
+everything attached: an upgrade is a hand-over.
+"""
+
+import logging
+import os
+import selectors
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sniffer
+from sniffer.abi.limits import PathWord
+from sniffer.errors import KernelError, SnifferError
+from sniffer.kernel import bpf, programs, tcx
+from sniffer.kernel.apply import Kernel
+from sniffer.kernel.monitor import drain, monitor
+from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.observe import observe, relay_of
+from sniffer.kernel.pins import Lock, Maps, Pins
+from sniffer.manifests import Manifests
+from sniffer.model.identity import Identity
+from sniffer.plan import names, ops
+from sniffer.plan.compile import Sources, compile_sources, endpoint_addresses, hold
+from sniffer.plan.diff import diff
+from sniffer.plan.facts import Facts, Mechanism, PathState
+from sniffer.plan.ids import Assignment, contents
+from sniffer.plan.state import State, Verdict, Wanted
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+"""How often the manifests are looked at."""
+RESYNC_S = 5.0
+SETTLE_S = 0.02
+"""Events come in bursts: the loop looks again this long after the last one."""
+PROBE_S = 1.0
+"""How often the kernel is asked again for a neighbour that does not answer."""
+ROUNDS = 8
+"""A plan may need a second look (the relay's ifindex); more than a few mean that something fights us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    manifests: Path
+    node: str
+    pin_root: Path
+    lease_s: float
+    mechanism: Mechanism | None = None
+    """None: TCX where the kernel has it."""
+
+
+def default_node() -> str:
+    """The host's name."""
+    return socket.gethostname()
+
+
+class Node:
+    """The effects of the loop: facts, observation and application on this machine."""
+
+    def __init__(self, pins: Pins, mechanism: Mechanism | None, lease_s: float, loaded: Mapping[str, int]) -> None:
+        """loaded: fds of our programs by name; {}: only look, as `sniffer plan` does, with or without pins."""
+        self._pins = pins
+        self.netlink = Netlink()
+        self._mechanism = mechanism or (Mechanism.TCX if tcx.has_tcx() else Mechanism.CLSACT)
+        self._maps = Maps(pins, writable=bool(loaded)) if pins.exists() else None
+        self._lease_ns = int(lease_s * 1e9)
+        self._programs = {name: bpf.program_of(fd).id for name, fd in loaded.items()} or programs.pinned_ids(pins)
+        self._kernel = Kernel(self._maps, pins, self.netlink, loaded) if self._maps and loaded else None
+        self._probed: dict[str, int] = {}
+        self.waiting = False
+        """Some endpoint could not be reached at the last look."""
+
+    def close(self) -> None:
+        if self._maps:
+            self._maps.close()
+        self.netlink.close()
+
+    def facts(self, sources: Sources) -> Facts:
+        """A look at the node; asks the kernel to resolve the nexthops that are not."""
+        paths = {address: self.netlink.path_to(address) for address in endpoint_addresses(sources.targets)}
+        now_ns = bpf.monotonic_ns()
+        self.waiting = any(path.state != PathState.REACHABLE for path in paths.values())
+        for path in paths.values():
+            due = now_ns - self._probed.get(path.address, 0) > PROBE_S * 0.9e9
+            if self._kernel and path.state == PathState.UNREACHABLE and path.nexthop and due:
+                self._probed[path.address] = now_ns
+                self.netlink.probe_neighbour(path.ifindex, path.nexthop)
+        pair = relay_of(self.netlink, self._pins)
+        return Facts(now_ns, self._lease_ns, self.netlink.links(), paths, pair, self._mechanism, self._programs)
+
+    def plan(self, sources: Sources, node_name: str) -> ops.Plan:
+        """The next plan; () when the kernel is as it should be."""
+        facts = self.facts(sources)
+        observed = observe(self._maps, self._pins, self.netlink, facts.relay) if self._maps else State()
+        wanted = compile_sources(sources, facts)
+        if not sources.complete:
+            wanted = _held(wanted, observed)
+        desired = self._desired(wanted, observed, facts, node_name)
+        return diff(observed, desired, {number: name for name, number in self._programs.items()})
+
+    def apply(self, plan: ops.Plan) -> None:
+        """Raises KernelError."""
+        if self._kernel:
+            self._kernel.apply(plan)
+
+    def _desired(self, wanted: Wanted, observed: State, facts: Facts, node_name: str) -> State:
+        assignment = Assignment(observed, facts)
+        desired = assignment.state(wanted, node_name)
+        if assignment.full:
+            desired = Assignment(observed, facts).state(_with_full(wanted, assignment.full), node_name)
+        return desired
+
+
+def _held(wanted: Wanted, observed: State) -> Wanted:
+    paths = {record: PathWord(observed.paths.get(number, 0)) for number, record in observed.egress.items()}
+    try:
+        return hold(wanted, contents(observed), paths)
+    except KeyError:
+        return wanted  # what is there is not whole: nothing to hold on to
+
+
+def _with_full(wanted: Wanted, full: Mapping[Identity, str]) -> Wanted:
+    verdicts = tuple(
+        Verdict(v.identity, "Degraded", "TableFull", f"the map {full[v.identity]} is full", v.interfaces, v.targets)
+        if v.identity in full
+        else v
+        for v in wanted.verdicts
+    )
+    return Wanted(wanted.hooks, wanted.paths, verdicts)
+
+
+class Agent:
+    """`run` until a signal."""
+
+    def __init__(self, options: Options) -> None:
+        """Takes the lock and loads, or takes over, programs and maps. InputError, MachineError."""
+        self._source = Manifests(options.manifests)
+        self._pins = Pins(options.pin_root)
+        self._pins.create()
+        self._lock = Lock(self._pins)
+        self._node = Node(self._pins, options.mechanism, options.lease_s, programs.load(self._pins))
+        self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
+        self._resync_s = min(RESYNC_S, options.lease_s / 6)
+        self._settled = False
+
+    def run(self) -> None:
+        """Returns after SIGTERM or SIGINT."""
+        stop, wake = socket.socketpair()
+        stop.setblocking(False)
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        events = monitor()
+        with selectors.DefaultSelector() as selector:
+            selector.register(stop, selectors.EVENT_READ)
+            selector.register(events, selectors.EVENT_READ)
+            next_resync_ns = 0
+            while True:
+                dirty = self._source.poll()
+                if dirty or bpf.monotonic_ns() >= next_resync_ns:
+                    settled = self._reconcile()
+                    pause_s = self._resync_s if settled else PROBE_S
+                    next_resync_ns = bpf.monotonic_ns() + int(pause_s * 1e9)
+                for key, _ in selector.select(POLL_S):
+                    if key.fileobj is stop:
+                        return
+                    if drain(events):
+                        next_resync_ns = bpf.monotonic_ns() + int(SETTLE_S * 1e9)
+
+    def _reconcile(self) -> bool:
+        """Whether everything is as it should be, and every nexthop answers."""
+        sources = self._source.sources()
+        try:
+            for _ in range(ROUNDS):
+                plan = self._node.plan(sources, self._name)
+                if not plan:
+                    break
+                log.debug("plan: %s", plan)
+                self._node.apply(plan)
+        except KernelError as error:
+            log.error("%s; trying again", error)
+            return False
+        if not self._settled and not plan:
+            self._settled = True
+            programs.drop_others(self._pins)
+            log.info("ready")
+        return not self._node.waiting
+
+
+def run(options: Options) -> None:
+    """`sniffer agent`."""
+    try:
+        Agent(options).run()
+    except OSError as error:
+        raise SnifferError(str(error)) from error

@@ -1,0 +1,38 @@
+"""`sniffer plan`: what an agent would do here now."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from sniffer.agent import Node
+from sniffer.kernel.pins import Pins, holder_text
+from sniffer.manifests import Manifests
+from sniffer.plan import ops
+from sniffer.plan.facts import Mechanism
+
+PREVIEW_LEASE_S = 60
+
+
+def show(manifests: Path, pin_root: Path, mechanism: Mechanism | None, *, as_json: bool) -> int:
+    """Prints the plan; 1 when there is something to do."""
+    source = Manifests(manifests)
+    source.poll()
+    pins = Pins(pin_root)
+    node = Node(pins, mechanism, PREVIEW_LEASE_S, {})
+    try:
+        plan = node.plan(source.sources(), holder_text(pins))
+    finally:
+        node.close()
+    if as_json:
+        print(json.dumps([_as_object(op) for op in plan], indent=2))
+    else:
+        for op in plan:
+            print(op)
+        if not plan:
+            print("nothing to do")
+    return 1 if plan else 0
+
+
+def _as_object(op: ops.Op) -> dict[str, Any]:
+    return {"op": type(op).__name__, **dataclasses.asdict(op)}

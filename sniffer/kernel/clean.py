@@ -1,0 +1,45 @@
+"""Taking everything of ours off a node, whatever state it is in."""
+
+from pathlib import Path
+
+from sniffer.kernel import relay
+from sniffer.kernel.apply import Kernel
+from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.observe import observe, relay_alias, relay_of
+from sniffer.kernel.pins import Lock, Maps, Pins
+from sniffer.plan.diff import removal
+
+
+def clean(root: Path) -> list[str]:
+    """What was removed, in words. Taps first, then the relay, then the pins. MachineError: an agent is running."""
+    pins = Pins(root)
+    if not root.is_dir():
+        return _relay(pins)
+    lock = Lock(pins)
+    try:
+        removed = _hooks(pins) + _relay(pins)
+        pins.remove()
+        return [*removed, f"pins at {root}"]
+    finally:
+        lock.release()
+
+
+def _hooks(pins: Pins) -> list[str]:
+    netlink = Netlink()
+    try:
+        if not pins.exists():
+            return []
+        with Maps(pins, writable=True) as maps:
+            state = observe(maps, pins, netlink, relay_of(netlink, pins))
+            Kernel(maps, pins, netlink, {}).apply(removal(state))
+            return [f"tap on ifindex {h.ifindex} {h.direction.name.lower()}" for h in sorted(state.attachments)]
+    finally:
+        netlink.close()
+
+
+def _relay(pins: Pins) -> list[str]:
+    netlink = Netlink()
+    try:
+        return ["relay"] if relay.delete(netlink, relay_alias(pins)) else []
+    finally:
+        netlink.close()

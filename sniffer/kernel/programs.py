@@ -1,0 +1,60 @@
+"""Loading the BPF object, or taking over the programs that an agent of the same object pinned."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from sniffer.errors import KernelError, MachineError
+from sniffer.kernel import bpf
+from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, Pins
+
+OBJECT_VARIABLE = "SNIFFER_OBJECT"
+
+
+def object_path() -> Path:
+    """The compiled object: $SNIFFER_OBJECT, or the one in the package. MachineError: neither is there."""
+    path = Path(os.environ.get(OBJECT_VARIABLE) or Path(__file__).with_name("sniffer.bpf.o"))
+    if not path.is_file():
+        raise MachineError(f"the BPF object {path} is missing", "run `make build`")
+    return path
+
+
+def load(pins: Pins) -> Mapping[str, int]:
+    """Fds of our programs by name; maps and programs are pinned. Loads nothing where the same object is pinned."""
+    path = object_path()
+    home = pins.programs / hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST_LENGTH]
+    if pins.exists() and all((home / name).exists() for name in PROGRAMS):
+        return {name: bpf.get_pinned(home / name) for name in PROGRAMS}
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        loaded = bpf.Object.open(path, pin_maps=pins.maps)
+    except KernelError as error:
+        raise MachineError(f"the kernel refuses the BPF object: {error}", "see `sniffer doctor`") from error
+    with loaded:
+        home.mkdir(parents=True)
+        for name in PROGRAMS:
+            bpf.pin(loaded.program(name).fd, home / name)
+    return {name: bpf.get_pinned(home / name) for name in PROGRAMS}
+
+
+def pinned_ids(pins: Pins) -> Mapping[str, int]:
+    """Ids of the programs that are pinned, by name; where none are, numbers that no program has."""
+    homes = list(pins.programs.iterdir()) if pins.programs.is_dir() else []
+    ids = {}
+    for number, name in enumerate(PROGRAMS, start=1):
+        ids[name] = -number
+        for home in homes:
+            fd = bpf.get_pinned(home / name)
+            ids[name] = bpf.program_of(fd).id
+            os.close(fd)
+    return ids
+
+
+def drop_others(pins: Pins) -> None:
+    """Unpins the programs of other objects: nothing is attached of them any more."""
+    keep = hashlib.sha256(object_path().read_bytes()).hexdigest()[:DIGEST_LENGTH]
+    for home in pins.programs.iterdir():
+        if home.name != keep:
+            shutil.rmtree(home)

@@ -1,0 +1,149 @@
+"""A directory of manifests as a source: what its files say now, and, of what cannot be read, what it said last."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sniffer.errors import InputError
+from sniffer.model.identity import Identity
+from sniffer.model.manifest import Resource, Source, duplicates, read
+from sniffer.model.problem import Problem
+from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
+from sniffer.plan.checks import filter_problems
+from sniffer.plan.compile import Sources
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".yaml", ".yml"})
+Signature = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class _File:
+    """One manifest: its last reading and the good resources that still hold."""
+
+    signature: Signature | None
+    source: Source
+    held: dict[Identity, Resource] = field(default_factory=dict)
+    stale: dict[Identity, str] = field(default_factory=dict)
+    refused: dict[Identity, str] = field(default_factory=dict)
+    complete: bool = True
+
+
+class Manifests:
+    """The files *.yaml and *.yml of one directory. `poll`, then `sources`."""
+
+    def __init__(self, directory: Path) -> None:
+        """InputError: no such directory."""
+        if not directory.is_dir():
+            raise InputError(f"--manifests: given {directory}, allowed a directory of *.yaml and *.yml files")
+        self._directory = directory
+        self._files: dict[Path, _File] = {}
+        self._said: frozenset[Problem] = frozenset()
+        self._reachable = True
+
+    def poll(self) -> bool:
+        """Reads what has changed since the last call; whether anything has."""
+        found = self._signatures()
+        if found is None:
+            changed, self._reachable = self._reachable, False
+            return changed
+        changed = not self._reachable or found.keys() != self._files.keys()
+        self._reachable = True
+        for path in self._files.keys() - found.keys():
+            del self._files[path]
+        for path, signature in found.items():
+            known = self._files.get(path)
+            if known is None or known.signature != signature:
+                self._files[path] = _reread(path, signature, known)
+                changed = True
+        if changed:
+            self._say()
+        return changed
+
+    def sources(self) -> Sources:
+        """What is in force. Of resources that stand twice, the first one by file name."""
+        first: dict[Identity, Resource] = {}
+        stale: dict[Identity, str] = {}
+        refused: dict[Identity, str] = {}
+        for _, one in sorted(self._files.items()):
+            for identity, resource in one.held.items():
+                first.setdefault(identity, resource)
+            stale |= one.stale
+            refused |= one.refused
+        if not self._reachable:
+            message = f"{self._directory} cannot be read"
+            stale |= dict.fromkeys(first, message)
+        values = [resource.value for resource in first.values()]
+        return Sources(
+            targets=tuple(value for value in values if isinstance(value, MirrorTarget)),
+            mirrors=tuple(value for value in values if isinstance(value, ClusterTrafficMirror)),
+            stale=stale,
+            refused={identity: message for identity, message in refused.items() if identity not in first},
+            complete=all(one.complete for one in self._files.values()),
+        )
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong with the files now."""
+        sources = [one.source for _, one in sorted(self._files.items())]
+        return tuple(problem for source in sources for problem in source.problems) + duplicates(sources)
+
+    def _signatures(self) -> dict[Path, Signature] | None:
+        """None: the directory cannot be read."""
+        found = {}
+        try:
+            for path in self._directory.iterdir():
+                if path.suffix in SUFFIXES and not path.name.startswith("."):
+                    status = path.stat()
+                    found[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except FileNotFoundError:
+            # A file that went away between two calls, or the whole directory.
+            return self._signatures() if self._directory.is_dir() else None
+        except OSError:
+            return None
+        return found
+
+    def _say(self) -> None:
+        problems = frozenset(self.problems())
+        for problem in sorted(problems - self._said):
+            log.error("%s", problem)
+        self._said = problems
+
+
+def _reread(path: Path, signature: Signature, known: _File | None) -> _File:
+    try:
+        source = read(path.read_bytes(), str(path))
+    except OSError as error:
+        source = Source(
+            str(path), (), (Problem(str(path), 1, "document", str(error.strerror), "a readable file"),), (None,)
+        )
+    good, bad = _checked(source)
+    source = replace(source, problems=(*source.problems, *(problem for found in bad.values() for problem in found)))
+    result = _File(signature, source, good)
+    former = known.held if known else {}
+    faults = {identity: str(found[0]) for identity, found in bad.items()}
+    faults |= {identity: str(source.problems[0]) for identity in source.broken if identity}
+    if None in source.broken:
+        # Not known whom it speaks of: whatever the file said before and does not say now holds.
+        faults |= {identity: str(source.problems[0]) for identity in former if identity not in good}
+        result.complete = known is not None and known.complete
+    for identity, message in faults.items():
+        if identity in former:
+            good.setdefault(identity, former[identity])
+            result.stale[identity] = message
+        else:
+            result.refused[identity] = message
+    return result
+
+
+def _checked(source: Source) -> tuple[dict[Identity, Resource], dict[Identity, list[Problem]]]:
+    """The resources that can be compiled, and the problems of those that cannot."""
+    good: dict[Identity, Resource] = {}
+    bad: dict[Identity, list[Problem]] = {}
+    for resource in source.resources:
+        found = list(filter_problems(resource))
+        if found:
+            bad[resource.identity] = found
+        else:
+            good.setdefault(resource.identity, resource)
+    return good, bad

@@ -1,0 +1,133 @@
+"""Observed and desired to a plan.
+
+Entries are written leaf first and cleared root first, with a grace period between the last unlinking and the first
+clearing: a plan cut off anywhere leaves every reference whole, and every frame is decided by one version or the other.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from sniffer.abi.limits import Direction, NameKind
+from sniffer.abi.records import Hook
+from sniffer.plan import ops
+from sniffer.plan.state import State
+
+
+def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Plan:
+    """The steps from one to the other; () when there are none. programs: names by id."""
+    if desired.relay is None:
+        return (ops.CreateRelay(),)
+    return (
+        *_relay(observed, desired, programs),
+        *_words(observed, desired),
+        *_written(observed, desired),
+        *_hooks(observed, desired, programs),
+        *_verdicts(observed, desired),
+        *_cleared(observed, desired),
+    )
+
+
+def removal(observed: State) -> ops.Plan:
+    """The steps to an empty state, hooks first; relay and pins are the caller's."""
+    desired = State(relay=observed.relay)
+    hooks = _hooks(observed, desired, {})
+    return (*hooks, *_cleared(observed, desired))
+
+
+def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
+    relay = desired.relay
+    if relay is None:
+        return
+    if observed.relay and observed.relay.faults:
+        yield ops.CreateRelay()
+    if observed.relay is None or observed.relay.ring != relay.ring:
+        yield ops.AttachRing(relay.receiver)
+    for hook in (Hook(relay.receiver, Direction.INGRESS), Hook(relay.sender, Direction.EGRESS)):
+        yield from _attach(observed, desired, hook, programs)
+    if observed.relay_word != desired.relay_word:
+        yield ops.SetRelay(desired.relay_word)
+
+
+def _words(observed: State, desired: State) -> Iterator[ops.Op]:
+    """Of ids that exist; those of new ones are written before what they belong to."""
+    for number, word in desired.paths.items():
+        if number in observed.egress and observed.paths.get(number, 0) != word:
+            yield ops.SetPath(number, word)
+    for number, until_ns in desired.leases.items():
+        if number in observed.mirrors and observed.leases.get(number, 0) != until_ns:
+            yield ops.SetLease(number, until_ns)
+
+
+def _written(observed: State, desired: State) -> Iterator[ops.Op]:
+    for key, text in desired.names.items():
+        if key.kind != NameKind.VERDICT and observed.names.get(key) != text:
+            yield ops.PutName(key, text)
+    for number, record in desired.egress.items():
+        if number not in observed.egress:
+            yield ops.SetPath(number, desired.paths[number])
+            yield ops.PutEgress(number, record)
+    for number, tunnel in desired.tunnels.items():
+        if number not in observed.tunnels:
+            yield ops.PutTunnel(number, tunnel)
+    for number, program in desired.filters.items():
+        if number not in observed.filters:
+            yield ops.PutFilter(number, program)
+    yield from _mirrors(observed, desired)
+
+
+def _mirrors(observed: State, desired: State) -> Iterator[ops.Op]:
+    for number, mirror in desired.mirrors.items():
+        if number not in observed.mirrors:
+            yield ops.SetLease(number, desired.leases[number])
+            yield ops.PutMirror(number, mirror)
+    for number, mirrors in desired.lists.items():
+        if number not in observed.lists:
+            yield ops.PutList(number, mirrors)
+
+
+def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
+    # Detached before it is forgotten: a clsact filter is found again by its hook.
+    for hook, attachment in observed.attachments.items():
+        if hook not in desired.attachments:
+            yield ops.Detach(hook, attachment.mechanism)
+    for hook in observed.hooks:
+        if hook not in desired.hooks:
+            yield ops.RemoveHook(hook)
+    for hook, number in desired.hooks.items():
+        if observed.hooks.get(hook) != number:
+            yield ops.SetHook(hook, number)
+    for hook in desired.hooks:
+        yield from _attach(observed, desired, hook, programs)
+
+
+def _attach(observed: State, desired: State, hook: Hook, programs: Mapping[int, str]) -> Iterator[ops.Op]:
+    wanted, found = desired.attachments[hook], observed.attachments.get(hook)
+    if found == wanted:
+        return
+    if found is not None and found.mechanism != wanted.mechanism:
+        yield ops.Detach(hook, found.mechanism)
+    yield ops.Attach(hook, wanted.mechanism, programs[wanted.program])
+
+
+def _verdicts(observed: State, desired: State) -> Iterator[ops.Op]:
+    for key, text in desired.names.items():
+        if key.kind == NameKind.VERDICT and observed.names.get(key) != text:
+            yield ops.PutName(key, text)
+
+
+def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
+    clears = [
+        ops.Clear(table, number)
+        for table in ("lists", "mirrors", "filters", "tunnels", "egress")
+        for number in getattr(observed, table)
+        if number not in getattr(desired, table)
+    ]
+    # A word whose record was never written, by a plan that was cut off.
+    clears += [
+        ops.Clear("mirrors", n) for n in observed.leases if n not in observed.mirrors and n not in desired.leases
+    ]
+    clears += [ops.Clear("egress", n) for n in observed.paths if n not in observed.egress and n not in desired.paths]
+    removed = [ops.RemoveName(key) for key in observed.names if key not in desired.names]
+    if clears or removed:
+        yield ops.Grace()
+        yield from clears
+        yield from removed

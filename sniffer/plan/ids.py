@@ -1,0 +1,197 @@
+"""Contents to ids: what the kernel should hold, given what it holds.
+
+Equal contents share an id, from the leaves up: what has not changed keeps its id and a change gets a new one, so that
+nothing that a program can reach is rewritten. An id is free only when the observed state has nothing there, which is so
+once it was cleared after a grace period.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from sniffer.abi import limits
+from sniffer.abi.limits import NameKind
+from sniffer.abi.records import Hook, MirrorRecord, NameKey, TunnelRecord
+from sniffer.model.identity import Identity
+from sniffer.plan.facts import Facts
+from sniffer.plan.names import identity_of, identity_text, verdict_of, verdict_text
+from sniffer.plan.state import Attachment, Mirror, State, Tunnel, Verdict, Wanted
+
+
+class TableFullError(Exception):
+    """No id is free; the argument is the table's name."""
+
+
+Content = TypeVar("Content", bound=Hashable)
+
+
+class Table(Generic[Content]):
+    """Ids by content: those observed first, then free ones."""
+
+    def __init__(
+        self, name: str, size: int, observed: Mapping[int, Content], order: Callable[[int], int] | None = None
+    ):
+        self.name = name
+        self.wanted: dict[int, Content] = {}
+        self._ids = {content: number for number, content in observed.items()}
+        free = (number for number in range(1, size) if number not in observed)
+        self._free: Iterator[int] = iter(sorted(free, key=order)) if order else free
+
+    def keep(self, content: Content) -> None:
+        """Its id, where it has one, is not free."""
+        if content in self._ids:
+            self.wanted[self._ids[content]] = content
+
+    def id(self, content: Content) -> int:
+        """Raises TableFullError."""
+        number = self._ids.get(content)
+        if number is None:
+            number = next(self._free, 0)
+            if not number:
+                raise TableFullError(self.name)
+            self._ids[content] = number
+        self.wanted[number] = content
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedTunnel:
+    """What makes a tunnel itself: its record but for the generation, and whose it is."""
+
+    record: TunnelRecord
+    target: str
+
+
+class Assignment:
+    """Builds the desired state; `full` names the mirrors that found no room, with the table that was full."""
+
+    def __init__(self, observed: State, facts: Facts) -> None:
+        self.full: dict[Identity, str] = {}
+        self._observed = observed
+        self._facts = facts
+        names = observed.names
+        tunnels = {
+            number: _NamedTunnel(replace(record, generation=0), names.get(NameKey(NameKind.TUNNEL, number), ""))
+            for number, record in observed.tunnels.items()
+        }
+        counters = {key.id: names[key] for key in names if key.kind == NameKind.COUNTER}
+        self._egress = Table("egress", limits.EGRESS_MAX, observed.egress)
+        # The longest unused first: a generation comes round as late as it can.
+        self._tunnels = Table(
+            "tunnels", limits.TUNNELS_MAX, tunnels, lambda number: observed.generations.get(number, 0)
+        )
+        self._filters = Table("filters", limits.FILTERS_MAX, observed.filters)
+        self._counters = Table("counters", limits.COUNTERS_MAX, counters)
+        self._mirrors = Table("mirrors", limits.MIRRORS_MAX, observed.mirrors)
+        self._lists = Table("lists", limits.LISTS_MAX, observed.lists)
+        self._seen: dict[Mirror, int] = {}
+
+    def state(self, wanted: Wanted, node_name: str) -> State:
+        """The state that the node should have. node_name: text of the NODE name."""
+        hooks = {hook: number for hook, mirrors in wanted.hooks.items() if (number := self._list(mirrors))}
+        attachments = {hook: self._attachment(("tap_ingress", "tap_egress")[hook.direction]) for hook in hooks}
+        facts, observed = self._facts, self._observed
+        for verdict in wanted.verdicts:
+            self._counters.keep(identity_text(verdict.identity))
+        if facts.relay:
+            attachments[Hook(facts.relay.sender, limits.Direction.EGRESS)] = self._attachment("encap")
+            attachments[Hook(facts.relay.receiver, limits.Direction.INGRESS)] = self._attachment("encap_frame")
+        return State(
+            hooks=hooks,
+            lists=self._lists.wanted,
+            filters=self._filters.wanted,
+            mirrors=self._mirrors.wanted,
+            leases={number: self._lease(number) for number in self._mirrors.wanted},
+            tunnels={number: self._tunnel_record(number) for number in self._tunnels.wanted},
+            generations=observed.generations,
+            egress=self._egress.wanted,
+            paths={number: int(wanted.paths[record]) for number, record in self._egress.wanted.items()},
+            names=self._names(wanted.verdicts, node_name),
+            attachments=attachments,
+            relay=replace(facts.relay, ring=facts.programs["relay_ring"], faults=()) if facts.relay else None,
+            relay_word=facts.relay.sender if facts.relay else 0,
+        )
+
+    def _attachment(self, program: str) -> Attachment:
+        return Attachment(self._facts.mechanism, self._facts.programs[program])
+
+    def _list(self, mirrors: tuple[Mirror, ...]) -> int:
+        """0: none of them found room."""
+        ids = []
+        for mirror in mirrors:
+            try:
+                ids.append(self._mirror(mirror))
+            except TableFullError as error:
+                self.full[mirror.identity] = str(error)
+        try:
+            return self._lists.id(tuple(ids)) if ids else 0
+        except TableFullError as error:
+            self.full.update({mirror.identity: str(error) for mirror in mirrors})
+            return 0
+
+    def _mirror(self, mirror: Mirror) -> int:
+        if mirror not in self._seen:
+            tunnels = tuple(self._tunnel(tunnel) for tunnel in mirror.tunnels)
+            filter_id = self._filters.id(mirror.filter) if mirror.filter else 0
+            counter = self._counters.id(identity_text(mirror.identity))
+            self._seen[mirror] = self._mirrors.id(MirrorRecord(filter_id, mirror.snap_length, counter, tunnels))
+        return self._seen[mirror]
+
+    def _tunnel(self, tunnel: Tunnel) -> int:
+        endpoints = tuple(self._egress.id(record) for record in tunnel.endpoints)
+        record = TunnelRecord(0, tunnel.encapsulation, tunnel.oversize, tunnel.snap_length, endpoints)
+        return self._tunnels.id(_NamedTunnel(record, tunnel.target))
+
+    def _tunnel_record(self, number: int) -> TunnelRecord:
+        observed = self._observed.tunnels.get(number)
+        if observed is not None:
+            return observed
+        generation = (self._observed.generations.get(number, 0) + 1) % limits.GENERATIONS
+        return replace(self._tunnels.wanted[number].record, generation=generation)
+
+    def _lease(self, number: int) -> int:
+        """Renewed when a third of it is over."""
+        until, facts = self._observed.leases.get(number, 0), self._facts
+        left = until - facts.now_ns
+        return until if 3 * left > 2 * facts.lease_ns and left <= facts.lease_ns else facts.now_ns + facts.lease_ns
+
+    def _names(self, verdicts: tuple[Verdict, ...], node_name: str) -> dict[NameKey, str]:
+        names = {NameKey(NameKind.NODE, 0): node_name}
+        names |= {NameKey(NameKind.COUNTER, number): text for number, text in self._counters.wanted.items()}
+        names |= {NameKey(NameKind.TUNNEL, number): named.target for number, named in self._tunnels.wanted.items()}
+        return names | verdict_names(verdicts, self._observed.names)
+
+
+def verdict_names(verdicts: tuple[Verdict, ...], observed: Mapping[NameKey, str]) -> dict[NameKey, str]:
+    """One name per verdict; a mirror keeps its place."""
+    places = {
+        identity: key.id
+        for key, text in observed.items()
+        if key.kind == NameKind.VERDICT and (identity := identity_of(text)) and verdict_of(text)
+    }
+    kept = {places[verdict.identity] for verdict in verdicts if verdict.identity in places}
+    free = (number for number in range(limits.NAMES_MAX) if number not in kept)
+    return {
+        NameKey(NameKind.VERDICT, places[v.identity] if v.identity in places else next(free)): verdict_text(v)
+        for v in verdicts
+    }
+
+
+def contents(state: State) -> dict[Hook, tuple[Mirror, ...]]:
+    """A state read back as contents; references that lead nowhere raise KeyError."""
+
+    def tunnel(number: int) -> Tunnel:
+        record = state.tunnels[number]
+        endpoints = tuple(state.egress[endpoint] for endpoint in record.endpoints)
+        target = state.names[NameKey(NameKind.TUNNEL, number)]
+        return Tunnel(target, record.encapsulation, record.oversize, record.snap_length, endpoints)
+
+    def mirror(number: int) -> Mirror:
+        record = state.mirrors[number]
+        identity = identity_of(state.names[NameKey(NameKind.COUNTER, record.counter)])
+        if identity is None:
+            raise KeyError(record.counter)
+        program = state.filters[record.filter] if record.filter else ()
+        return Mirror(identity, program, record.snap_length, tuple(tunnel(t) for t in record.tunnels))
+
+    return {hook: tuple(mirror(m) for m in state.lists[number]) for hook, number in state.hooks.items()}

@@ -1,0 +1,167 @@
+"""The steps of a plan: data, so that they can be printed, compared and applied by one `match`.
+
+Each is safe to repeat.
+"""
+
+from dataclasses import dataclass
+
+from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, Program, TunnelRecord
+from sniffer.plan.facts import Mechanism
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRelay:
+    """Create or repair the relay; what depends on its ifindex is planned at the next look."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRing:
+    """The XDP program on the relay's receiving end."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetRelay:
+    """Tell the programs the relay's sending end."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetLease:
+    """One word: mirror `id` is valid until `until_ns` of CLOCK_MONOTONIC; 0 ends it."""
+
+    id: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetPath:
+    """One word: the state of an endpoint's path (abi PathWord)."""
+
+    id: int
+    word: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutName:
+    """Write a text of `names`."""
+
+    key: NameKey
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutEgress:
+    """Write a record that nothing refers to yet, as do the other Puts of arrays."""
+
+    id: int
+    record: EgressRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PutTunnel:
+    """See PutEgress."""
+
+    id: int
+    record: TunnelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PutFilter:
+    """See PutEgress."""
+
+    id: int
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
+class PutMirror:
+    """See PutEgress."""
+
+    id: int
+    record: MirrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PutList:
+    """See PutEgress."""
+
+    id: int
+    mirrors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetHook:
+    """One word: the hook's list from now on."""
+
+    hook: Hook
+    list: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveHook:
+    """The hook mirrors nothing from now on."""
+
+    hook: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Attach a program to a hook, or replace ours that is there."""
+
+    hook: Hook
+    mechanism: Mechanism
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Take our program off a hook, nobody else's."""
+
+    hook: Hook
+    mechanism: Mechanism
+
+
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """Wait until no program can still be reading what was unlinked before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Free an id of the map `table`; nothing refers to it. A tunnel keeps its generation."""
+
+    table: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveName:
+    """Forget a name; a counter's tallies are set to zero first."""
+
+    key: NameKey
+
+
+Op = (
+    CreateRelay
+    | AttachRing
+    | SetRelay
+    | SetLease
+    | SetPath
+    | PutName
+    | PutEgress
+    | PutTunnel
+    | PutFilter
+    | PutMirror
+    | PutList
+    | SetHook
+    | RemoveHook
+    | Attach
+    | Detach
+    | Grace
+    | Clear
+    | RemoveName
+)
+Plan = tuple[Op, ...]

@@ -1,0 +1,85 @@
+"""What the kernel holds, or should hold.
+
+`Wanted` says it in terms of contents, `State` in terms of ids in maps; desired and observed are both a `State`, and
+`ids.contents` reads a `State` back as contents.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sniffer.abi.limits import PathWord
+from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, Program, TunnelRecord
+from sniffer.model.identity import Identity
+from sniffer.plan.facts import Mechanism, Relay
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """One target as the data path sees it."""
+
+    target: str
+    encapsulation: int
+    oversize: int
+    snap_length: int
+    endpoints: tuple[EgressRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """One mirror as the data path sees it; an empty filter is every frame."""
+
+    identity: Identity
+    filter: Program
+    snap_length: int
+    tunnels: tuple[Tunnel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one mirror of the source: DESIGN section 8's states."""
+
+    identity: Identity
+    state: str
+    reason: str | None = None
+    message: str | None = None
+    interfaces: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The result of a compile."""
+
+    hooks: Mapping[Hook, tuple[Mirror, ...]]
+    paths: Mapping[EgressRecord, PathWord]
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One of our programs on a hook."""
+
+    mechanism: Mechanism
+    program: int
+    """Its id; 0: a link that is left of an interface that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The contents of our maps and hooks. Ids that are absent are free."""
+
+    hooks: Mapping[Hook, int] = field(default_factory=dict)
+    lists: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    filters: Mapping[int, Program] = field(default_factory=dict)
+    mirrors: Mapping[int, MirrorRecord] = field(default_factory=dict)
+    leases: Mapping[int, int] = field(default_factory=dict)
+    tunnels: Mapping[int, TunnelRecord] = field(default_factory=dict)
+    generations: Mapping[int, int] = field(default_factory=dict)
+    """Of cleared tunnels that were in use once."""
+    egress: Mapping[int, EgressRecord] = field(default_factory=dict)
+    paths: Mapping[int, int] = field(default_factory=dict)
+    names: Mapping[NameKey, str] = field(default_factory=dict)
+    attachments: Mapping[Hook, Attachment] = field(default_factory=dict)
+    relay: Relay | None = None
+    relay_word: int = 0
+    """What the programs hold for the relay's sending end."""
