@@ -55,6 +55,7 @@ def documents(text: str, file: str) -> Iterator[Document | Problem]:
             line = first_line + chunk.count("\n", 0, error.position)
             yield Problem(file, line, "document", f"the character {_code(error.character)}", "text that YAML can hold")
         except RecursionError:
+            # Also an alias of what it is a part of.
             yield Problem(file, first_line, "document", "lists or mappings nested too deep", "a depth that people read")
 
 
@@ -103,7 +104,6 @@ class _Reader:
     given: dict[Path, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     scalars: yaml.constructor.SafeConstructor = field(default_factory=yaml.constructor.SafeConstructor)
-    inside: set[int] = field(default_factory=set)
     nodes: int = 0
 
     def read(self, node: yaml.Node) -> Document:
@@ -120,25 +120,21 @@ class _Reader:
 
     def _value(self, node: yaml.Node, path: Path) -> Value:
         self.where.setdefault(path, self._line(node))
-        self.nodes += 1
-        if self.nodes > NODES:
-            if self.nodes == NODES + 1:
-                self._refuse(node, path, f"more than {NODES} values, aliases followed", f"at most {NODES}")
+        if self._is_spent(node, path):
             return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
-        if id(node) in self.inside:
-            self._refuse(node, path, "an alias of what it is part of", "a value that ends")
-            return None
-        self.inside.add(id(node))
-        try:
-            if isinstance(node, yaml.SequenceNode):
-                self.given[path] = f"a list of {len(node.value)}"
-                return [self._value(item, (*path, at)) for at, item in enumerate(node.value)]
-            self.given[path] = "a mapping"
-            return self._mapping(node, path)
-        finally:
-            self.inside.discard(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            self.given[path] = f"a list of {len(node.value)}"
+            return [self._value(item, (*path, at)) for at, item in enumerate(node.value)]
+        self.given[path] = "a mapping"
+        return self._mapping(node, path)
+
+    def _is_spent(self, node: yaml.Node, path: Path) -> bool:
+        self.nodes += 1
+        if self.nodes == NODES + 1:
+            self._refuse(node, path, f"more than {NODES} values, aliases followed", f"at most {NODES}")
+        return self.nodes > NODES
 
     def _mapping(self, node: yaml.Node, path: Path) -> dict[str, Value]:
         value: dict[str, Value] = {}
@@ -163,14 +159,14 @@ class _Reader:
 
     def _merge(self, node: yaml.Node, path: Path, value: dict[str, Value]) -> None:
         """`<<`: fields of another mapping, for those not given here."""
-        if not isinstance(node, yaml.MappingNode) or id(node) in self.inside:
+        if self._is_spent(node, path):
+            return
+        if not isinstance(node, yaml.MappingNode):
             self._refuse(node, path, "<< with something else than another mapping", "<< with an alias of a mapping")
             return
         known = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)} & set(value)
         rest = [pair for pair in node.value if not (isinstance(pair[0], yaml.ScalarNode) and pair[0].value in known)]
-        self.inside.add(id(node))
         value |= self._mapping(yaml.MappingNode(node.tag, rest, node.start_mark, node.end_mark), path)
-        self.inside.discard(id(node))
 
     def _key(self, key: yaml.Node, path: Path) -> str | None:
         if not isinstance(key, yaml.ScalarNode):

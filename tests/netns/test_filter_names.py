@@ -13,30 +13,48 @@ from sniffer import pcap
 from sniffer.errors import FilterError
 from tests.filters import FILTERS
 
-TEXTS = 100_000
+TEXTS = 60_000
 NAMES = ["zeek", "www.example.com", "\\tcp", "fe80", "10.0.0.1.5", "a-b", "1:2", "default-gw.", "ethernet", "zz9"]
-ADDRESSES = ["10.0.0.1", "10.1", "fe80::1", "80", "5-9", "aa:bb:cc:dd:ee:ff", "10.0.0.0/8", "domain", "0x10", "$5"]
-OPERANDS = NAMES + ADDRESSES
+ADDRESSES = ["10.0.0.1", "10.1", "fe80::1", "10.0.0.0/8"]
+PORTS = ["80", "domain", "0x10"]
+# What a primitive begins with, and what may follow it.
+PRIMITIVES = {
+    "host": ADDRESSES,
+    "ip src": ADDRESSES,
+    "arp dst host": ADDRESSES,
+    "src or dst net": ADDRESSES,
+    "net": ADDRESSES,
+    "ether host": ["aa:bb:cc:dd:ee:ff", "aabb.ccdd.eeff", "$5"],
+    "port": PORTS,
+    "tcp src port": PORTS,
+    "portrange": [*PORTS, "5-9", "domain-http"],
+    "ip proto": ["\\tcp", "udp", "6"],
+    "ip6 protochain": ["\\tcp", "6"],
+    "gateway": ["10.0.0.1"],
+    "wlan addr1": ["aa:bb:cc:dd:ee:ff"],
+}
+ALONE = ["vlan", "mpls 5", "tcp[0] = 1", "len > 5", "5 = len", "ether broadcast", "llc i", "on eth0", "tcp", "less 60"]
 CHARACTERS = "0123456789abcdefx:.-$\\ \n_[]()/ghostnerp&|!="
 
 
 def random_filter(chance: random.Random, depth: int = 0) -> str:
     """Mostly right, with names in every place that the grammar has."""
+    terms = [_term(chance, depth) for _ in range(chance.randint(1, 4))]
+    return "".join(f"{term} {chance.choice(['and', 'or'])} " for term in terms[:-1]) + terms[-1]
+
+
+def _term(chance: random.Random, depth: int) -> str:
+    prefix = "not " if chance.random() < 0.15 else ""
     kind = chance.random()
-    if depth > 3 or kind < 0.4:
-        protocol = chance.choice(["", "", "tcp ", "ip ", "ip6 ", "ether ", "arp ", "wlan "])
-        direction = chance.choice(["", "", "src ", "dst ", "src or dst ", "addr1 "])
-        what = chance.choice(["host ", "net ", "port ", "portrange ", "proto ", "protochain ", "gateway ", ""])
-        return protocol + direction + what + chance.choice(OPERANDS)
-    if kind < 0.5:
-        return chance.choice(OPERANDS)
-    if kind < 0.6:
-        return f"not {random_filter(chance, depth + 1)}"
-    if kind < 0.75:
-        return f"({random_filter(chance, depth + 1)})"
-    if kind < 0.8:
-        return chance.choice(["vlan", "mpls 5", "tcp[0] = 1", "len > 5", "5 = len", "broadcast", "llc i", "on eth0"])
-    return f"{random_filter(chance, depth + 1)} {chance.choice(['and', 'or'])} {random_filter(chance, depth + 1)}"
+    if kind < 0.45:
+        start, operands = chance.choice(list(PRIMITIVES.items()))
+        return f"{prefix}{start} {chance.choice(NAMES if chance.random() < 0.1 else operands)}"
+    if kind < 0.7:
+        return prefix + chance.choice(chance.choice([NAMES, ADDRESSES, PORTS]))
+    if kind < 0.8 or depth > 2:
+        return prefix + chance.choice(ALONE)
+    start = chance.choice(["", "", *PRIMITIVES])
+    return f"{prefix}{start} ({random_filter(chance, depth + 1)})"
 
 
 def scrambled(text: str, chance: random.Random) -> str:

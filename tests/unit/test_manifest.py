@@ -1,6 +1,7 @@
 """YAML files: the line of every problem, and nothing that one document does to the others."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,9 @@ def test_anchors_and_merges() -> None:
     ]
 
 
+BOMB = "a: &a [x, x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghij"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -146,11 +150,7 @@ def test_anchors_and_merges() -> None:
         "a: &a {<<: *a}",
         "a: {<<: 5}",
         "a: {<<: [5]}",
-        (
-            "a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\nd: &d [*c, *c, *c, *c]\n"
-            "e: &e [*d, *d, *d, *d]\nf: &f [*e, *e, *e, *e]\ng: &g [*f, *f, *f, *f]\nh: &h [*g, *g, *g, *g]\n"
-            "i: &i [*h, *h, *h, *h]\nj: [*i, *i, *i, *i]"
-        ),
+        BOMB,
         "[" * 100_000,
         "{a: " * 100_000,
         "- " * 10_000,
@@ -167,6 +167,14 @@ def test_hostile_texts_end(text: str) -> None:
     assert found.problems
     assert [resource.identity.name for resource in found.resources] == ["zeek"]
     assert all(str(problem).isprintable() and len(str(problem)) < 500 for problem in found.problems)
+
+
+def test_a_bomb_is_not_unfolded() -> None:
+    assert "more than 20000 values, aliases followed" in [problem.given for problem in read(BOMB, "f").problems]
+    merge = "{x: 1}"
+    for number in range(40):
+        merge = f"{{<<: [&a{number} {merge}, *a{number}]}}"
+    assert "more than 20000 values, aliases followed" in [problem.given for problem in read(merge, "f").problems]
 
 
 def test_a_huge_file() -> None:
@@ -256,7 +264,7 @@ def test_lint_finds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f'{path}:17: spec.rules[1].filter: given "net 10.0.0.1/8", {compiles} non-network bits set in "10.0.0.1/8"',
         f'{path}:19: spec.rules[3].filter: given "portrange 9-1", {compiles} range "9-1" is reversed (at offset 10)',
         (
-            f'{path}:21: spec.rules[4].filter: given "tcp and hst 10.0.0.1", {compiles} '
+            f'{path}:21: spec.rules[4].filter: given "tcp and hst 10.0.0.1\\n", {compiles} '
             '"hst" is no word of pcap-filter (at offset 8)'
         ),
         f'{path}:27: metadata.name: given "replay" again (first at {path}:11), allowed each ClusterTrafficMirror once',
