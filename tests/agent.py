@@ -141,6 +141,11 @@ class Agent:
         """SIGTERM; returns the exit status, or None when no agent was running."""
         return self._end(signal.SIGTERM, timeout)
 
+    def cleanup(self) -> None:
+        """`sniffer cleanup`: removes links, relay and pins, which outlive the agent; counters start anew afterwards."""
+        done = sniffer("cleanup", "--pin-root", self.pin_root)
+        assert done.returncode == 0, done.stderr
+
     def _end(self, how: signal.Signals, timeout: float = 10.0) -> int | None:
         process, self.process = self.process, None
         if process is None:

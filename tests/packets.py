@@ -376,6 +376,15 @@ CUT_TAG = Case("vlan-cut", bytes(_ether(0x8100)) + b"\x00\x05\x88\xb5\x01", ("C1
 the tag) before any hook or capture sees it."""
 
 
+DEEP = Case(
+    "ip6-hop-by-hop-deep-full",
+    bytes(_ether() / _ip6(nh=0) / Raw(bytes.fromhex("0664010400000000") + payload(MTU - 48))),
+    ("C11",),
+)
+"""A full frame whose transport header lies 862 bytes in: no part of the corpus, because bpf_skb_change_tail refuses
+to cut a frame before its transport header, and a copy of this one has to be fragmented there (measured)."""
+
+
 def reaches_hooks(frame: bytes) -> bool:
     """Whether a receiving kernel hands a frame to hooks and captures at all: not one that is cut in or just after its
     first tag, which it drops when it takes the tag out (measured)."""
