@@ -43,6 +43,7 @@ __all__ = [
     "BARE",
     "CORPUS",
     "CUT_TAG",
+    "DEEP",
     "FILTERS",
     "PEER_MAC",
     "POD_MAC",
