@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sniffer
+from sniffer import metrics
 from sniffer.abi.limits import PathWord
 from sniffer.errors import KernelError, SnifferError
 from sniffer.kernel import bpf, programs, tcx
@@ -54,6 +55,8 @@ class Options:
     node: str
     pin_root: Path
     lease_s: float
+    metrics: str | None = None
+    """HOST:PORT to serve Prometheus metrics at; None: nowhere."""
     mechanism: Mechanism | None = None
     """None: TCX where the kernel has it."""
 
@@ -149,6 +152,8 @@ class Agent:
         self._lock = Lock(self._pins)
         self._node = Node(self._pins, options.mechanism, options.lease_s, programs.load(self._pins))
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
+        if options.metrics:
+            metrics.serve(options.metrics, options.pin_root)
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
         self._settled = False
 

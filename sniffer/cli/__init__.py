@@ -57,6 +57,7 @@ def agent(
     node: Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")] = None,
     pin_root: PinRoot = DEFAULT_ROOT,
     lease: Annotated[float, typer.Option(min=1, help="Seconds that mirrors go on without a living agent.")] = 60,
+    metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there.")] = None,
     attachment: Annotated[
         Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
     ] = None,
@@ -74,7 +75,7 @@ def agent(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("pyroute2").setLevel(logging.WARNING)
-    loop.run(loop.Options(manifests, node or loop.default_node(), pin_root, lease, attachment))
+    loop.run(loop.Options(manifests, node or loop.default_node(), pin_root, lease, metrics, attachment))
 
 
 @app.command()

@@ -26,5 +26,6 @@ def filter_problems(resource: Resource) -> Iterator[Problem]:
 
 
 def _excerpt(text: str, error: FilterError) -> str:
+    text = text.rstrip()
     start = max((error.offset or 0) - _EXCERPT, 0)
     return quoted(text if start == 0 else f"...{text[start:]}")

@@ -264,7 +264,7 @@ def test_lint_finds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f'{path}:17: spec.rules[1].filter: given "net 10.0.0.1/8", {compiles} non-network bits set in "10.0.0.1/8"',
         f'{path}:19: spec.rules[3].filter: given "portrange 9-1", {compiles} range "9-1" is reversed (at offset 10)',
         (
-            f'{path}:21: spec.rules[4].filter: given "tcp and hst 10.0.0.1\\n", {compiles} '
+            f'{path}:21: spec.rules[4].filter: given "tcp and hst 10.0.0.1", {compiles} '
             '"hst" is no word of pcap-filter (at offset 8)'
         ),
         f'{path}:27: metadata.name: given "replay" again (first at {path}:11), allowed each ClusterTrafficMirror once',
