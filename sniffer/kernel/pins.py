@@ -6,10 +6,12 @@
 <root>/abi-<N>/programs/<digest>/<program>
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -25,6 +27,7 @@ ARRAYS = ("lists", "filters", "mirrors", "leases", "tunnels", "egress", "paths",
 TABLES = ("hooks", "counters", "names")
 PROGRAMS = ("tap_ingress", "tap_egress", "encap", "encap_frame", "relay_ring")
 DIGEST_LENGTH = 16
+LOCK_ATTEMPTS, LOCK_PAUSE_S = 10, 0.02
 
 
 class Pins:
@@ -64,9 +67,16 @@ class Pins:
                 yield Hook(int(ifindex), Direction[direction.upper()])
 
     def remove(self) -> None:
-        """Unlinks everything below the root, and the root."""
-        if self.root.is_dir():
-            shutil.rmtree(self.root)
+        """Unlinks what agents of any ABI made below the root, and the root itself where that was all it had.
+
+        Never more: the root may be the bpffs itself, full of the maps of others. MachineError: not on a bpffs.
+        """
+        if not bpf.is_bpffs(self.root):
+            raise MachineError(f"{self.root} is not on a bpffs", "name the --pin-root that the agent was given")
+        for home in self.root.glob("abi-*"):
+            shutil.rmtree(home)
+        with contextlib.suppress(OSError):  # it is not empty, or a mount point
+            self.root.rmdir()
 
 
 class Lock:
@@ -76,15 +86,28 @@ class Lock:
         """MachineError: another process has it."""
         self._fd = os.open(pins.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not self._taken(pins):
+                pid = holder_words(pins).get("pid", "unknown")
+                raise MachineError(
+                    f"another sniffer agent (pid {pid}) holds {pins.root}", "stop it first, or name another --pin-root"
+                )
+        except BaseException:
             os.close(self._fd)
-            if error.errno != errno.EWOULDBLOCK:
-                raise KernelError(f"flock of {pins.root}", error.errno or 0) from None
-            pid = holder_words(pins).get("pid", "unknown")
-            raise MachineError(
-                f"another sniffer agent (pid {pid}) holds {pins.root}", "stop it first, or name another --pin-root"
-            ) from None
+            raise
+
+    def _taken(self, pins: Pins) -> bool:
+        """Tries for a moment: `is_held` of a reader has it for a few microseconds."""
+        for attempt in range(LOCK_ATTEMPTS):
+            if attempt:
+                time.sleep(LOCK_PAUSE_S)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK:
+                    raise KernelError(f"flock of {pins.root}", error.errno or 0) from None
+            else:
+                return True
+        return False
 
     def release(self) -> None:
         os.close(self._fd)
