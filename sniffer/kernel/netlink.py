@@ -87,8 +87,8 @@ class Netlink:
     def attach_xdp(self, ifindex: int, program_fd: int | None) -> None:
         """Puts an XDP program on the interface in place of what is there; None takes it away.
 
-        The offloads stay as they are: veth switches GRO on with its first XDP program, and we off again. The ring that
-        comes with the program stays; without GRO nothing in it is merged.
+        The offloads stay as they are: some kernels (not 6.18) switch GRO on with the first XDP program on a veth, and
+        we off again. The ring that comes with the program stays; without GRO nothing in it is merged.
         """
         device = self.link_message(ifindex)
         if device is None:

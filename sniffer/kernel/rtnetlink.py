@@ -20,7 +20,7 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: something changed under the dump
-_CAPPED, _ACK_TLVS = 0x100, 0x200
+_ACK_TLVS = 0x200
 _NESTED_MASK = 0x3FFF
 _EXT_ACK_MESSAGE = 1
 _SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 11, 12
@@ -121,6 +121,6 @@ def _check(name: str, message: bytes, flags: int, kind: int) -> None:
     if flags & _ACK_TLVS:
         start = 4
         if kind == _ERROR:
-            start = 20 if flags & _CAPPED else 4 + (struct.unpack_from("=I", message, 4)[0] + 3 & ~3)
+            start += struct.unpack_from("=I", message, 4)[0] + 3 & ~3  # our own request, whole
         said = text(attributes(message, start).get(_EXT_ACK_MESSAGE))
     raise KernelError(name, -number, said or "")

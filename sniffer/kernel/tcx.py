@@ -43,7 +43,7 @@ def link_update(link_fd: int, program_fd: int) -> None:
 
 def link_detach(link_fd: int) -> None:
     """Detaches now, whatever else holds the link; nothing where it is detached already."""
-    call("bpf_link_detach", link_fd, allow=(errno.ENOLINK,))
+    call("bpf_link_detach", link_fd)
 
 
 def link_of(fd: int) -> Link:

@@ -345,8 +345,12 @@ def test_the_clock_is_the_one_of_programs_and_rcu_ends() -> None:
     assert 0 < bpf.monotonic_ns() - before < 2_000_000_000
 
 
-def test_nothing_leaks(stand_in: Path, pins: Path) -> None:
+def test_nothing_leaks(stand_in: Path, pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand rounds of everything, the failing calls too, leave no file open."""
+
+    def refuse(*_: object) -> None:
+        raise KernelError("bpf_obj_get_info_by_fd", errno.EPERM)
+
     choice = {"refused": False}
     bpf.Object.open(stand_in, pins, choice).close()
     with bpf.Object.open(stand_in, pins, choice) as opened:
@@ -365,6 +369,10 @@ def test_nothing_leaks(stand_in: Path, pins: Path) -> None:
                     bpf.open_pinned(failing)
             with pytest.raises(KernelError):
                 bpf.test_run(fd, b"", 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(bpf, "Map", refuse)
+                with pytest.raises(KernelError):
+                    bpf.open_pinned(pins / "hash")
         assert open_files() == before
         for _ in range(10):
             bpf.Object.open(stand_in, pins, choice).close()

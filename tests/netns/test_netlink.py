@@ -4,6 +4,7 @@ import os
 import select
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sniffer.errors import KernelError
+from sniffer.kernel import rtnetlink
 from sniffer.kernel.netlink import Netlink
 from sniffer.plan.facts import PathState
 from tests.topology import run, wait_until
@@ -271,20 +273,42 @@ def test_a_bridge_that_learns_wakes_nobody(netlink: Netlink, uplink: str) -> Non
 
 def test_lost_events_count_as_events(netlink: Netlink, uplink: str) -> None:
     """D16: an overflow (ENOBUFS) is noticed, and the socket is good again after it."""
+    sh("ip link add br7 type bridge")
+    sh("ip link set up0 master br7")
 
     def overflow() -> None:
-        run("ip", "-batch", "-", stdin="".join(f"link set up0 alias x{n}\n" for n in range(200)))
+        """By events that would not matter if none were lost."""
+        lines = (f"fdb {verb} 02:00:00:00:00:55 dev up0 master static\n" for verb in ("add", "del"))
+        run("bridge", "-batch", "-", stdin="".join(lines) * 100)
 
     with netlink.monitor() as events:
         events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        time.sleep(0.05)
+        netlink.drain(events)
         overflow()
         with pytest.raises(OSError, match="No buffer space"):  # so it is real
             events.recv(1 << 16)
+        assert not netlink.drain(events)  # what was left in the socket does not matter
         overflow()
         assert netlink.drain(events)
         assert not netlink.drain(events)
         run("ip", "link", "set", "up0", "alias", "z")
         assert netlink.drain(events)
+    sh("ip link delete br7")
+
+
+def test_a_list_that_changed_meanwhile_is_asked_for_again(netlink: Netlink, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [([b"torn"], True), ([b"whole"], False)]
+    monkeypatch.setattr(netlink.questions, "_exchange", lambda *_: answers.pop(0))
+    assert netlink.questions.dump("x", 0, b"") == [b"whole"]
+
+
+def test_the_kernels_own_words_are_in_the_error(netlink: Netlink, uplink: str) -> None:
+    body = struct.pack("=BxxxiIII", 0, index_of(uplink), 0, 0xFFFFFFF1, 0)
+    with pytest.raises(KernelError, match="the qdisc: ENOENT: Cannot find specified qdisc on specified device"):
+        netlink.questions.ask("the qdisc", rtnetlink.GET_QDISC, body)
+    with pytest.raises(KernelError, match="a bridge of nothing: ENODEV"):
+        netlink.change("a bridge of nothing", "link", "set", index=4711, master=4712)
 
 
 def test_nothing_leaks() -> None:

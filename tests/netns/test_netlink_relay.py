@@ -117,10 +117,12 @@ def test_half_a_relay_is_mended(netlink: Netlink) -> None:
         "link add sniffer-tx type bridge",
         "link add sniffer-rx type veth peer name other0",
         "link add sniffer-tx type veth peer name other0",
+        "link add sniffer-rx type bridge; link add sniffer-tx link sniffer-rx type macvlan",
     ],
 )
 def test_a_link_of_somebody_else_with_our_name_is_left_alone(netlink: Netlink, words: str) -> None:
-    run("ip", *words.split())
+    for line in words.split(";"):
+        sh(f"ip {line}")
     before = run("ip", "-d", "link")
     for attempt in (netlink.relay, netlink.delete_relay, lambda: netlink.create_relay(ALIAS)):
         with pytest.raises(MachineError, match="not this sniffer's relay"):
@@ -184,6 +186,23 @@ def test_the_ring_comes_without_gro(netlink: Netlink, programs: bpf.Object) -> N
     netlink.attach_xdp(made.receiver, None)
     assert netlink.relay() == made
     assert not switched_on(relay.RX)
+
+
+def test_a_kernel_that_switches_gro_on_with_the_program(
+    netlink: Netlink, programs: bpf.Object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some do, this one does not: the stand-in does it for them."""
+    made = netlink.create_relay(ALIAS)
+    change = netlink.change
+
+    def as_they_do(*arguments: object, **options: object) -> None:
+        change(*arguments, **options)  # type: ignore[arg-type]
+        sh("ethtool -K sniffer-rx gro on")
+
+    monkeypatch.setattr(netlink, "change", as_they_do)
+    netlink.attach_xdp(made.receiver, programs.program("ring").fd)
+    assert not switched_on(relay.RX)
+    assert netlink.relay() is not None
 
 
 def test_attaching_leaves_the_offloads_of_others(netlink: Netlink, programs: bpf.Object) -> None:
