@@ -1,7 +1,8 @@
 """Observed and desired to a plan.
 
 Entries are written leaf first and cleared root first, with a grace period between the last unlinking and the first
-clearing: a plan cut off anywhere leaves every reference whole, and every frame is decided by one version or the other.
+clearing, and another behind the clearing of tunnels: a plan cut off anywhere leaves every reference whole, and every
+frame is decided by one version or the other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -115,19 +116,26 @@ def _verdicts(observed: State, desired: State) -> Iterator[ops.Op]:
 
 
 def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
-    clears = [
-        ops.Clear(table, number)
-        for table in ("lists", "mirrors", "filters", "tunnels", "egress")
-        for number in getattr(observed, table)
-        if number not in getattr(desired, table)
-    ]
+    unlinked = [*_gone("lists", observed, desired), *_gone("mirrors", observed, desired)]
     # A word whose record was never written, by a plan that was cut off.
-    clears += [
+    unlinked += [
         ops.Clear("mirrors", n) for n in observed.leases if n not in observed.mirrors and n not in desired.leases
     ]
-    clears += [ops.Clear("egress", n) for n in observed.paths if n not in observed.egress and n not in desired.paths]
+    unlinked += _gone("filters", observed, desired)
+    tunnels = _gone("tunnels", observed, desired)
+    egress = _gone("egress", observed, desired)
+    egress += [ops.Clear("egress", n) for n in observed.paths if n not in observed.egress and n not in desired.paths]
     removed = [ops.RemoveName(key) for key in observed.names if key not in desired.names]
-    if clears or removed:
+    if not (unlinked or tunnels or egress or removed):
+        return
+    yield ops.Grace()
+    yield from (*unlinked, *tunnels)
+    if tunnels:
+        # A copy in the relay finds its tunnel by the number that it carries until that is cleared: only then does
+        # nothing come to the endpoints any more, and the number is free.
         yield ops.Grace()
-        yield from clears
-        yield from removed
+    yield from (*egress, *removed)
+
+
+def _gone(table: str, observed: State, desired: State) -> list[ops.Clear]:
+    return [ops.Clear(table, number) for number in getattr(observed, table) if number not in getattr(desired, table)]
