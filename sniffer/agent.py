@@ -106,7 +106,7 @@ class Node:
         observed = observe(self._maps, self._pins, self.netlink, facts.relay) if self._maps else State()
         wanted = compile_sources(sources, facts)
         if not sources.complete:
-            wanted = _held(wanted, observed)
+            wanted = _held(wanted, observed, sources.known)
         desired = self._desired(wanted, observed, facts, node_name)
         return diff(observed, desired, {number: name for name, number in self._programs.items()})
 
@@ -123,10 +123,13 @@ class Node:
         return desired
 
 
-def _held(wanted: Wanted, observed: State) -> Wanted:
+def _held(wanted: Wanted, observed: State, known: frozenset[Identity]) -> Wanted:
+    """What is not attached is not held: its interface may be gone, and another have its index."""
     paths = {record: PathWord(observed.paths.get(number, 0)) for number, record in observed.egress.items()}
+    live = {hook for hook, attachment in observed.attachments.items() if attachment.program}
     try:
-        return hold(wanted, contents(observed), paths)
+        mirrored = {hook: mirrors for hook, mirrors in contents(observed).items() if hook in live}
+        return hold(wanted, mirrored, paths, known)
     except KeyError:
         return wanted  # what is there is not whole: nothing to hold on to
 

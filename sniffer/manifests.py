@@ -40,22 +40,30 @@ class Manifests:
         self._directory = directory
         self._files: dict[Path, _File] = {}
         self._said: frozenset[Problem] = frozenset()
+        self._known: set[Identity] = set()
+        self._last: dict[Path, Signature] | None = None
         self._reachable = True
 
     def poll(self) -> bool:
-        """Reads what has changed since the last call; whether anything has."""
+        """Reads what has changed and then stood still from one call to the next; whether anything has.
+
+        A file that is being written is empty first, and some editors move it away to write another: neither is an
+        order to stop. The first call reads everything.
+        """
         found = self._signatures()
         if found is None:
             changed, self._reachable = self._reachable, False
             return changed
-        changed = not self._reachable or found.keys() != self._files.keys()
-        self._reachable = True
-        for path in self._files.keys() - found.keys():
+        changed, self._reachable = not self._reachable, True
+        last, self._last = found if self._last is None else self._last, found
+        for path in self._files.keys() - found.keys() - last.keys():
             del self._files[path]
+            changed = True
         for path, signature in found.items():
             known = self._files.get(path)
-            if known is None or known.signature != signature:
+            if last.get(path) == signature and (known is None or known.signature != signature):
                 self._files[path] = _reread(path, signature, known)
+                self._known |= self._files[path].held.keys()
                 changed = True
         if changed:
             self._say()
@@ -81,6 +89,7 @@ class Manifests:
             stale=stale,
             refused={identity: message for identity, message in refused.items() if identity not in first},
             complete=all(one.complete for one in self._files.values()),
+            known=frozenset(self._known),
         )
 
     def problems(self) -> tuple[Problem, ...]:
@@ -123,9 +132,10 @@ def _reread(path: Path, signature: Signature, known: _File | None) -> _File:
     former = known.held if known else {}
     faults = {identity: str(found[0]) for identity, found in bad.items()}
     faults |= {identity: str(source.problems[0]) for identity in source.broken if identity}
-    if None in source.broken:
-        # Not known whom it speaks of: whatever the file said before and does not say now holds.
+    if source.broken:
+        # A name may be cut off like everything else: whatever the file said before and does not say now holds.
         faults |= {identity: str(source.problems[0]) for identity in former if identity not in good}
+    if faults or source.broken:
         result.complete = known is not None and known.complete
     for identity, message in faults.items():
         if identity in former:

@@ -124,7 +124,7 @@ def _identity(document: Document) -> Identity | None:
     if not isinstance(metadata, dict):
         return None
     kind, namespace, name = value.get("kind"), metadata.get("namespace"), metadata.get("name")
-    if not isinstance(kind, str) or not isinstance(name, str):
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(name, str):
         return None
     return Identity(kind, namespace if isinstance(namespace, str) else None, name)
 

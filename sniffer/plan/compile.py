@@ -44,6 +44,8 @@ class Sources:
     """What is invalid and has no former version."""
     complete: bool = True
     """False: some of the source cannot be read, and it is not known what it said."""
+    known: frozenset[Identity] = frozenset()
+    """Whatever was valid at some time since the source was first read: what of this is not there now was removed."""
 
 
 class _RefusedError(Exception):
@@ -183,9 +185,18 @@ def _place(
     return full
 
 
-def hold(wanted: Wanted, observed: Mapping[Hook, tuple[Mirror, ...]], paths: Mapping[EgressRecord, PathWord]) -> Wanted:
-    """While the source is not known whole, what the kernel mirrors and the source does not speak of stays."""
-    spoken = {verdict.identity for verdict in wanted.verdicts}
+def hold(
+    wanted: Wanted,
+    observed: Mapping[Hook, tuple[Mirror, ...]],
+    paths: Mapping[EgressRecord, PathWord],
+    known: frozenset[Identity] = frozenset(),
+) -> Wanted:
+    """While the source is not known whole, what the kernel mirrors and the source says nothing valid of stays.
+
+    known: see Sources.
+    """
+    unsound = {verdict.identity for verdict in wanted.verdicts if _is_unsound(verdict, known)}
+    spoken = ({verdict.identity for verdict in wanted.verdicts} | known) - unsound
     hooks = dict(wanted.hooks)
     held: dict[Identity, Mirror] = {}
     for hook, mirrors in observed.items():
@@ -194,11 +205,20 @@ def hold(wanted: Wanted, observed: Mapping[Hook, tuple[Mirror, ...]], paths: Map
             hooks[hook] = (*hooks.get(hook, ()), *kept)[:LIST_LENGTH]
             held.update({mirror.identity: mirror for mirror in kept})
     records = {record: paths[record] for m in held.values() for t in m.tunnels for record in t.endpoints}
-    return replace(wanted, hooks=hooks, paths={**records, **wanted.paths}, verdicts=(*wanted.verdicts, *_held(held)))
+    messages = {verdict.identity: verdict.message for verdict in wanted.verdicts if verdict.identity in held}
+    verdicts = tuple(verdict for verdict in wanted.verdicts if verdict.identity not in held)
+    return replace(wanted, hooks=hooks, paths={**records, **wanted.paths}, verdicts=(*verdicts, *_held(held, messages)))
 
 
-def _held(mirrors: Mapping[Identity, Mirror]) -> Iterator[Verdict]:
-    message = "the source is not readable as a whole; the last version known holds"
+def _is_unsound(verdict: Verdict, known: frozenset[Identity]) -> bool:
+    """Whether it is the source's fault that this mirror is not in force."""
+    if verdict.reason == "TargetNotFound":
+        return any(Identity(MirrorTarget.__name__, None, name) not in known for name in verdict.targets)
+    return verdict.reason == "Invalid"
+
+
+def _held(mirrors: Mapping[Identity, Mirror], messages: Mapping[Identity, str | None]) -> Iterator[Verdict]:
+    general = "the source is not readable as a whole; the last version known holds"
     for identity, mirror in mirrors.items():
         targets = tuple(tunnel.target for tunnel in mirror.tunnels)
-        yield Verdict(identity, "Degraded", "SourceUnreadable", message, (), targets)
+        yield Verdict(identity, "Degraded", "SourceUnreadable", messages.get(identity) or general, (), targets)
