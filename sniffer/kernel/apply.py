@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sniffer.abi.limits import NameKind
 from sniffer.abi.records import COUNTERS_SIZE, Hook, TunnelRecord, pack_list, pack_name, pack_program
 from sniffer.errors import KernelError
-from sniffer.kernel import bpf, clsact, relay, tcx
+from sniffer.kernel import bpf, clsact, relay, tcx, unmanaged
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import relay_alias
 from sniffer.kernel.pins import Maps, Pins
@@ -37,6 +37,7 @@ class Kernel:
         maps = self._maps
         match op:
             case ops.CreateRelay():
+                unmanaged.mark()
                 relay.create(self._netlink, relay_alias(self._pins))
             case ops.AttachRing(ifindex):
                 self._netlink.attach_xdp(ifindex, self._programs["relay_ring"])

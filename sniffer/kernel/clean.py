@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sniffer.kernel import relay
+from sniffer.kernel import relay, unmanaged
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import observe, relay_alias, relay_of
@@ -40,6 +40,7 @@ def _hooks(pins: Pins) -> list[str]:
 def _relay(pins: Pins) -> list[str]:
     netlink = Netlink()
     try:
-        return ["relay"] if relay.delete(netlink, relay_alias(pins)) else []
+        removed = ["relay"] if relay.delete(netlink, relay_alias(pins)) else []
+        return removed + unmanaged.unmark()
     finally:
         netlink.close()
