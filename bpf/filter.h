@@ -16,6 +16,7 @@
 #include "window.h"
 
 #define TURNS 16
+#define COMPARISONS 4
 #define RUNS (PROGRAM_LENGTH / TURNS + 1)
 
 enum verdict { VERDICT_RUNNING, VERDICT_NONE, VERDICT_SKIP, VERDICT_MIRROR };
@@ -43,37 +44,39 @@ static __always_inline bool fetch(struct __sk_buff *skb, struct window *w, __u64
 			goto no_match;                    \
 		register = value;                         \
 	} while (0)
-#define JUMP(condition) m->pc += (condition) ? jt : jf
+#define JUMP(condition) pc += (condition) ? jt : jf
 #define SHIFT(by, expression) (m->a = (by) < 32 ? (expression) : 0)
 
-/* One instruction. */
-static __always_inline enum verdict turn(struct __sk_buff *skb, struct scratch *s, const struct filter *f)
+/* One instruction, and a comparison with a constant that follows a load at once. *at is the program counter, in a
+ * register: it is what every turn waits for. */
+static __always_inline enum verdict turn(struct __sk_buff *skb, struct scratch *s, const struct filter *f, __u64 *at)
 {
 	struct machine *m = &s->machine;
 	struct window *w = &s->window;
-	const struct instruction *i = &f->code[masked(m->pc, PROGRAM_LENGTH - 1)];
+	__u64 pc = masked(*at, PROGRAM_LENGTH - 1);
+	const struct instruction *i = &f->code[pc];
 	__u32 k = i->k, jt = i->jt, jf = i->jf, value;
 
-	m->pc++;
+	pc++;
 	switch (i->code) {
 	case BPF_LD | BPF_H | BPF_ABS:
 		LOAD(m->a, k, 2);
-		break;
+		goto compare;
 	case BPF_LD | BPF_B | BPF_ABS:
 		LOAD(m->a, k, 1);
-		break;
+		goto compare;
 	case BPF_LD | BPF_W | BPF_ABS:
 		LOAD(m->a, k, 4);
-		break;
+		goto compare;
 	case BPF_LD | BPF_H | BPF_IND:
 		LOAD(m->a, (__u64)m->x + k, 2);
-		break;
+		goto compare;
 	case BPF_LD | BPF_B | BPF_IND:
 		LOAD(m->a, (__u64)m->x + k, 1);
-		break;
+		goto compare;
 	case BPF_LD | BPF_W | BPF_IND:
 		LOAD(m->a, (__u64)m->x + k, 4);
-		break;
+		goto compare;
 	case BPF_LDX | BPF_B | BPF_MSH:
 		LOAD(m->x, k, 1);
 		m->x = (m->x & 0xf) << 2;
@@ -103,11 +106,12 @@ static __always_inline enum verdict turn(struct __sk_buff *skb, struct scratch *
 		m->memory[k & 15] = m->x;
 		break;
 	case BPF_JMP | BPF_JA:
-		m->pc += k;
+		pc += k;
 		break;
 	case BPF_JMP | BPF_JEQ | BPF_K:
-		JUMP(m->a == k);
-		break;
+		pc--;
+		value = m->a;
+		goto compare;
 	case BPF_JMP | BPF_JGT | BPF_K:
 		JUMP(m->a > k);
 		break;
@@ -223,13 +227,23 @@ static __always_inline enum verdict turn(struct __sk_buff *skb, struct scratch *
 	default:
 		goto no_match;
 	}
+	*at = pc;
+	return VERDICT_RUNNING;
+compare:
+	for (int n = 0; n < COMPARISONS; n++) {
+		i = &f->code[masked(pc, PROGRAM_LENGTH - 1)];
+		if (i->code != (BPF_JMP | BPF_JEQ | BPF_K))
+			break;
+		pc += 1 + (value == i->k ? i->jt : i->jf);
+	}
+	*at = pc;
 	return VERDICT_RUNNING;
 match:
 	return m->action == ACTION_MIRROR ? VERDICT_MIRROR : VERDICT_SKIP;
 no_match:
 	if (!m->next_rule)
 		return VERDICT_NONE;
-	m->pc = m->next_rule;
+	*at = m->next_rule;
 	m->next_rule = 0;
 	return VERDICT_RUNNING;
 }
@@ -240,17 +254,20 @@ __noinline int run_turns(struct __sk_buff *skb, __u32 level)
 	struct scratch *s = scratch_at(level);
 	const struct filter *f;
 	enum verdict verdict;
+	__u64 pc;
 
 	if (!s)
 		return VERDICT_NONE;
 	f = bpf_map_lookup_elem(&filters, &s->machine.filter);
 	if (!f)
 		return VERDICT_NONE;
+	pc = s->machine.pc;
 	for (int n = 0; n < TURNS; n++) {
-		verdict = turn(skb, s, f);
+		verdict = turn(skb, s, f, &pc);
 		if (verdict != VERDICT_RUNNING)
 			return verdict;
 	}
+	s->machine.pc = pc;
 	return VERDICT_RUNNING;
 }
 

@@ -28,10 +28,13 @@ static __always_inline __u64 flow_mix_pair(__u64 hash, __u32 one, __u32 other)
 
 static __always_inline __u64 flow_mix_ports(struct window *w, __u64 hash, __u32 at, __u8 protocol)
 {
-	hash = flow_mix(hash, protocol);
-	if ((protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP) && at + 4 <= w->length)
-		hash = flow_mix_pair(hash, window_u16(w, at), window_u16(w, at + 2));
-	return hash;
+	__u32 one = 0, other = 0;
+
+	if ((protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP) && at + 4 <= w->length) {
+		one = window_u16(w, at);
+		other = window_u16(w, at + 2);
+	}
+	return flow_mix(hash, (__u64)protocol << 48 | (__u64)(one ^ other) << 24 | (one + other));
 }
 
 static __always_inline __u32 flow_hash(struct window *w)

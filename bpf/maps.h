@@ -29,13 +29,7 @@
 		__type(value, record);                   \
 	} name SEC(".maps")
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, HOOKS_MAX);
-	__type(key, struct hook);
-	__type(value, __u64);
-} hooks SEC(".maps");
-
+ARRAY_OF(__u64, hooks, HOOKS_MAX);
 ARRAY_OF(struct list, lists, LISTS_MAX);
 ARRAY_OF(struct filter, filters, FILTERS_MAX);
 ARRAY_OF(struct mirror, mirrors, MIRRORS_MAX);
@@ -101,8 +95,10 @@ struct scratch {
 	struct window window;
 	struct machine machine;
 	struct slot slot;
-	__u32 copies; /* of the present frame */
-	__u32 pad;
+	__u64 jiffies; /* when the clock was read */
+	__u64 now_ns;
+	__u32 copies;			  /* of the present frame */
+	__u32 packets;			  /* wrapped by this CPU: the outer identification */
 	__u8 header[HEADER_MASK + 1 + 8]; /* outer header, inner Ethernet header and tag, as built */
 	__u8 zeros[ZEROS_LENGTH];	  /* never written */
 };

@@ -27,24 +27,32 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* ---- tap ---- */
 
-/* The list of a hook, 0 for none. An element found may be freed and used for another key before it is read: its word
- * says whose it is. */
+/* The list of a hook, 0 for none. */
 static __always_inline __u32 list_of(__u32 ifindex, __u32 direction)
 {
-	struct hook key = {.ifindex = ifindex, .direction = direction};
 	__u64 owner = (__u64)ifindex << 32 | (__u64)direction << 31;
 
-	for (int n = 0; n < 4; n++) {
-		volatile __u64 *word = bpf_map_lookup_elem(&hooks, &key);
-		__u64 value;
+	for (int n = 0; n < HOOKS_PROBES; n++) {
+		__u32 place = (2 * ifindex + direction + n) & (HOOKS_MAX - 1);
+		volatile __u64 *word = bpf_map_lookup_elem(&hooks, &place);
+		__u64 value = word ? *word : 0;
 
-		if (!word)
-			return 0;
-		value = *word;
 		if ((value & ~0x7fffffffULL) == owner)
 			return value & 0x7fffffff;
 	}
 	return 0;
+}
+
+/* CLOCK_MONOTONIC in nanoseconds, to the jiffy: reading the clock anew for each frame would cost more than a rule. */
+static __always_inline __u64 now_ns(struct scratch *s)
+{
+	__u64 jiffies = bpf_jiffies64();
+
+	if (s->jiffies != jiffies) {
+		s->jiffies = jiffies;
+		s->now_ns = bpf_ktime_get_ns();
+	}
+	return s->now_ns;
 }
 
 /* Why a copy cannot leave through this endpoint; OUTCOME_SENT: it can. */
@@ -139,7 +147,7 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 		return 0;
 	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
 		return 0;
-	if (*lease <= bpf_ktime_get_ns())
+	if (*lease <= now_ns(s))
 		return 0;
 	for (__u32 nth = 0; nth < TARGETS_LENGTH; nth++) {
 		if (nth >= m->target_count)
@@ -306,6 +314,25 @@ static __always_inline long make_room(struct __sk_buff *skb, struct scratch *s, 
 	return status;
 }
 
+/* The usual outer headers, the quick way. */
+static __always_inline bool header_written(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+					   __u32 length)
+{
+	__u16 id = s->packets++;
+
+	if (s->window.tag_length)
+		return false;
+	switch (e->template_length) {
+	case 38: /* GRE */
+		return header_write(skb, s, e, 38, length, id);
+	case 42: /* GRE with a key */
+		return header_write(skb, s, e, 42, length, id);
+	case 50: /* VXLAN */
+		return header_write(skb, s, e, 50, length, id);
+	}
+	return false;
+}
+
 /* Outer headers written, the copy leaves. */
 static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
 					struct wrapping *wrap)
@@ -313,8 +340,12 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s
 	__u32 length = wrap->headers ? skb->len - OUTER_IP : e->template_length - OUTER_IP + wrap->length;
 	__u32 packets = 1, bytes = length + OUTER_IP, each, payload;
 
-	header_build(s, e, length, s->slot.hash, bpf_get_prandom_u32());
-	if (header_store(skb, s, e) || (!wrap->headers && clear_beyond(skb, s, length + OUTER_IP)))
+	if (!header_written(skb, s, e, length)) {
+		header_build(s, e, length, s->slot.hash, bpf_get_prandom_u32());
+		if (header_store(skb, s, e))
+			return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
+	}
+	if (!wrap->headers && clear_beyond(skb, s, length + OUTER_IP))
 		return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
 	if (wrap->headers && wrap->segment_size) {
 		each = e->template_length + ETH_HLEN + s->window.tag_length + wrap->headers;

@@ -13,7 +13,8 @@
 
 /* Limits. Id 0 of lists, filters, mirrors, tunnels and egress means "none" and is never allocated;
  * counter 0 is the node's own. */
-#define HOOKS_MAX 4096
+#define HOOKS_MAX 8192
+#define HOOKS_PROBES 8
 #define LISTS_MAX 2048
 #define FILTERS_MAX 2048
 #define MIRRORS_MAX 4096
@@ -33,12 +34,8 @@
 
 enum direction { INGRESS = 0, EGRESS = 1 };
 
-/* Key of `hooks`. The value is one word: ifindex << 32 | direction << 31 | list id, so that a reader can tell
- * an element that was freed and used again for another key. */
-struct hook {
-	__u32 ifindex;
-	__u32 direction;
-};
+/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | list id, at one of the HOOKS_PROBES places
+ * from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store. */
 
 /* Value of `lists`: mirror ids in order, 0 ends. */
 struct list {

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from sniffer.abi.limits import (
     ENDPOINTS_LENGTH,
+    HOOKS_MAX,
+    HOOKS_PROBES,
     LIST_LENGTH,
     NAME_LENGTH,
     PROGRAM_LENGTH,
@@ -19,7 +21,6 @@ from sniffer.abi.limits import (
 )
 
 _INSTRUCTION = struct.Struct("=HBBI")
-_HOOK = struct.Struct("=II")
 _LIST = struct.Struct(f"={LIST_LENGTH}I")
 _MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}I")
 _TUNNEL = struct.Struct(f"=IBBHI{ENDPOINTS_LENGTH}I")
@@ -63,27 +64,24 @@ def unpack_program(blob: bytes) -> Program:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Hook:
-    """Where a tap sits: key of `hooks`."""
+    """Where a tap sits."""
 
     ifindex: int
     direction: Direction
 
-    def pack(self) -> bytes:
-        return _HOOK.pack(self.ifindex, self.direction)
+    def places(self) -> tuple[int, ...]:
+        """Where its word may lie in `hooks`, in the order in which the programs look."""
+        first = 2 * self.ifindex + self.direction
+        return tuple((first + n) % HOOKS_MAX for n in range(HOOKS_PROBES))
+
+    def word(self, list_id: int) -> int:
+        """Its word in `hooks`: ifindex << 32 | direction << 31 | list id."""
+        return self.ifindex << 32 | self.direction << 31 | list_id
 
     @classmethod
-    def unpack(cls, blob: bytes) -> "Hook":
-        ifindex, direction = _HOOK.unpack(blob)
-        return cls(ifindex, Direction(direction))
-
-    def word(self, list_id: int) -> bytes:
-        """The value of `hooks`: ifindex << 32 | direction << 31 | list id."""
-        return struct.pack("=Q", self.ifindex << 32 | self.direction << 31 | list_id)
-
-    @staticmethod
-    def list_of(word: bytes) -> int:
-        value: int = struct.unpack("=Q", word)[0]
-        return value & 0x7FFFFFFF
+    def of_word(cls, word: int) -> tuple["Hook", int]:
+        """Hook and list id."""
+        return cls(word >> 32, Direction(word >> 31 & 1)), word & 0x7FFFFFFF
 
 
 def pack_list(mirrors: tuple[int, ...]) -> bytes:

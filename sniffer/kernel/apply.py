@@ -61,9 +61,9 @@ class Kernel:
             case ops.PutList(number, mirrors):
                 maps.write("lists", number, pack_list(mirrors))
             case ops.SetHook(hook, number):
-                maps.hooks.update(hook.pack(), hook.word(number))
+                self._set_hook(hook, number)
             case ops.RemoveHook(hook):
-                maps.hooks.delete(hook.pack())
+                self._remove_hook(hook)
             case ops.Attach(hook, mechanism, program):
                 self._attach(hook, mechanism, self._programs[program])
             case ops.Detach(hook, mechanism):
@@ -76,6 +76,21 @@ class Kernel:
                 if key.kind == NameKind.COUNTER:
                     maps.counters.update(struct.pack("=I", key.id), bytes(COUNTERS_SIZE * bpf.possible_cpus()))
                 maps.names.delete(key.pack())
+
+    def _set_hook(self, hook: Hook, list_id: int) -> None:
+        """One store, at the hook's place or at a free one."""
+        words = {place: bpf.load_word(self._maps.memory["hooks"], place) for place in hook.places()}
+        taken = next((place for place, word in words.items() if word and Hook.of_word(word)[0] == hook), None)
+        place = taken if taken is not None else next((place for place, word in words.items() if not word), None)
+        if place is None:
+            raise KernelError(f"no room in `hooks` for ifindex {hook.ifindex}", errno.ENOSPC)
+        bpf.store_word(self._maps.memory["hooks"], place, hook.word(list_id))
+
+    def _remove_hook(self, hook: Hook) -> None:
+        memory = self._maps.memory["hooks"]
+        for place in hook.places():
+            if Hook.of_word(bpf.load_word(memory, place))[0] == hook:
+                bpf.store_word(memory, place, 0)
 
     def _clear(self, table: str, number: int) -> None:
         maps = self._maps

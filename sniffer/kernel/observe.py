@@ -30,7 +30,7 @@ Record = TypeVar("Record")
 
 def observe(maps: Maps, pins: Pins, netlink: Netlink, pair: Relay | None) -> State:
     """Reads everything back."""
-    hooks = {Hook.unpack(key): Hook.list_of(word) for key, word in maps.hooks.items()}
+    hooks = dict(Hook.of_word(word) for word in _words(maps, "hooks").values())
     tunnels = dict(_records(maps, "tunnels", TunnelRecord.unpack))
     candidates = set(hooks)
     if pair:

@@ -23,8 +23,8 @@ from sniffer.kernel import bpf
 from sniffer.plan.names import node_of
 
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
-ARRAYS = ("lists", "filters", "mirrors", "leases", "tunnels", "egress", "paths", "relay")
-TABLES = ("hooks", "counters", "names")
+ARRAYS = ("hooks", "lists", "filters", "mirrors", "leases", "tunnels", "egress", "paths", "relay")
+TABLES = ("counters", "names")
 PROGRAMS = ("tap_ingress", "tap_egress", "encap", "encap_frame", "relay_ring")
 DIGEST_LENGTH = 16
 LOCK_ATTEMPTS, LOCK_PAUSE_S = 10, 0.02
@@ -153,7 +153,7 @@ class Maps:
         # The kernel maps no memory of a map that was opened for reading only.
         opened = {name: bpf.open_pinned(pins.maps / name) for name in ARRAYS}
         opened |= {name: bpf.open_pinned(pins.maps / name, read_only=not writable) for name in TABLES}
-        self.hooks, self.counters, self.names = (opened[name] for name in TABLES)
+        self.counters, self.names = (opened[name] for name in TABLES)
         self.memory = {name: opened[name].mmap(writable) for name in ARRAYS}
         self.stride = {name: opened[name].stride for name in ARRAYS}
         self.size = {name: opened[name].value_size for name in ARRAYS}
