@@ -1,0 +1,135 @@
+"""A topology with the agent on it, and the arithmetic that every copy must obey."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tests.agent import Agent, Document, Status, mirror, sniffer
+from tests.receivers import Received
+from tests.topology import wait_until
+
+_numbers = count(1)
+
+
+def unique(stem: str = "m") -> str:
+    """A name that no mirror of this run has had, so that its counters begin at zero."""
+    return f"{stem}-{next(_numbers)}"
+
+
+@contextmanager
+def agent_at(directory: Path, *arguments: object) -> Iterator[Agent]:
+    """The agent, without any mirror yet; at the end everything of it is removed from the kernel."""
+    agent = Agent(directory, Path("/sys/fs/bpf/sniffer"), *arguments)
+    try:
+        with agent:
+            yield agent
+    finally:
+        sniffer("cleanup")
+
+
+def programme(agent: Agent, *documents: Document) -> list[str]:
+    """Puts these resources, and no other, in force; returns the mirrors' names once their endpoints are reachable."""
+    agent.write(*documents)
+    names = [item["metadata"]["name"] for item in documents if item["kind"].endswith("Mirror")]
+
+    def ready(status: Status) -> bool:
+        rows = {row["name"]: row for row in status["mirrors"]}
+        return rows.keys() == set(names) and all(
+            row["state"] == "Programmed" and row["reason"] is None and row["targets"] for row in rows.values()
+        )
+
+    agent.wait(ready, 10)
+    return names
+
+
+def mirror_of(target: str, interface: str = "pod0", direction: str = "Ingress", **spec: Any) -> Document:
+    """A mirror of one direction of one interface to one target, with a fresh name."""
+    return mirror(unique(), [interface], [target], direction=direction, **spec)
+
+
+def settled(agent: Agent, *names: str, timeout: float = 5.0) -> list[Status]:
+    """The rows of these mirrors once nothing is in the relay, where counters move on for a moment."""
+    last: list[list[Status]] = [[]]
+
+    def still() -> list[Status] | None:
+        rows = {row["name"]: row for row in agent.status()["mirrors"]}
+        before, last[0] = last[0], [rows[name] for name in names]
+        moving = any(sum(row["lost"].values()) for row in last[0])
+        return None if moving and _counts(before) != _counts(last[0]) else last[0]
+
+    rows = wait_until(still, timeout, every=0.05, what=f"counters of {names} at rest")
+    assert rows is not None
+    return rows
+
+
+def _counts(rows: list[Status]) -> list[Status]:
+    return [{key: row[key] for key in ("matched", "sent", "dropped", "wire", "lost")} for row in rows]
+
+
+def check_identity(row: Mapping[str, Any]) -> None:
+    """matched = sent + every drop, to the packet."""
+    dropped = sum(row["dropped"].values())
+    assert row["matched"]["packets"] == row["sent"]["packets"] + dropped, row
+    assert row["undecided"] == 0, row
+
+
+def check_counts(
+    row: Mapping[str, Any], frames: Iterable[bytes], outer: Sequence[bytes], lost: int = 0, **dropped: int
+) -> None:
+    """A mirror has matched these frames, dropped and lost as many as said, and written just these outer frames."""
+    check_identity(row)
+    lengths = [len(frame) for frame in frames]
+    assert row["matched"] == {"packets": len(lengths), "bytes": sum(lengths)}, row
+    assert {reason: number for reason, number in row["dropped"].items() if number} == dropped, row
+    assert sum(row["lost"].values()) == lost, row
+    assert row["wire"] == {"packets": len(outer), "bytes": sum(map(ip_length, outer))}, row
+
+
+def check_padding(outer: Iterable[bytes]) -> None:
+    """What lies behind the outer IP packet says nothing of the frame: zeros."""
+    for frame in outer:
+        beyond = frame[ip_length(frame) :]
+        assert beyond == bytes(len(beyond)), frame.hex()
+
+
+def ip_length(outer: bytes) -> int:
+    """Bytes of an outer frame without the padding that a short last fragment may have behind its IP packet."""
+    return 14 + int.from_bytes(outer[16:18])
+
+
+def difference(wanted: Iterable[bytes], got: Iterable[bytes]) -> tuple[list[str], list[str]]:
+    """What is missing and what is too much, as multisets, in words that fit into a failure."""
+    wanted, got = Counter(wanted), Counter(got)
+    return tuple(  # type: ignore[return-value]
+        [f"{number} x {len(frame)} bytes {frame[:64].hex()}" for frame, number in (one - other).items()][:8]
+        for one, other in ((wanted, got), (got, wanted))
+    )
+
+
+def of_key(received: Iterable[Received], kind: str, key: int | None) -> list[Received]:
+    """What arrived through one tunnel."""
+    return [item for item in received if (item.kind, item.key) == (kind, key)]
+
+
+def outer_of(outer: Sequence[bytes], kind: str, key: int | None = None) -> list[bytes]:
+    """The outer frames of one tunnel, later fragments (by identification) included."""
+    mine: set[bytes] = set()
+    found = []
+    for frame in outer:
+        identity, offset = frame[18:20] + frame[23:24], int.from_bytes(frame[20:22]) & 0x1FFF
+        if offset == 0 and _tunnel(frame) == (kind, key):
+            mine.add(identity)
+        elif offset == 0:
+            mine.discard(identity)
+        if identity in mine:
+            found.append(frame)
+    return found
+
+
+def _tunnel(frame: bytes) -> tuple[str, int | None]:
+    if frame[23] == 17:
+        return "vxlan", int.from_bytes(frame[46:49])
+    return "gre", int.from_bytes(frame[38:42]) if frame[34] & 0x20 else None
