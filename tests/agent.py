@@ -81,11 +81,15 @@ class Agent:
         """Deletes one manifest file."""
         (self.manifests / file).unlink()
 
-    def start(self, timeout: float = 20.0) -> None:
-        """Starts the agent and waits until its status has every mirror of the manifests, none of them Pending."""
+    def spawn(self) -> None:
+        """Starts the agent, and waits for nothing."""
         words = ("agent", "--manifests", self.manifests, "--pin-root", self.pin_root, "--node", "n1", *self.arguments)
         with self.log.open("a") as log:
             self.process = start(SNIFFER, *words, stdout=log, stderr=log)
+
+    def start(self, timeout: float = 20.0) -> None:
+        """Starts the agent and waits until its status has every mirror of the manifests, none of them Pending."""
+        self.spawn()
         wanted = self._named()
         self.wait(lambda status: self.running(status) and _settled(status) >= wanted, timeout)
 

@@ -13,12 +13,12 @@ struct {
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-static __always_inline int counted(int verdict)
+static __always_inline int counted(struct __sk_buff *skb, int verdict)
 {
 	__u32 zero = 0;
 	__u64 *cell = bpf_map_lookup_elem(&runs, &zero);
 
-	if (cell)
+	if (cell && skb->len)
 		__sync_fetch_and_add(cell, 1);
 	return verdict;
 }
@@ -26,11 +26,11 @@ static __always_inline int counted(int verdict)
 SEC("tc")
 int foreign_next(struct __sk_buff *skb)
 {
-	return counted(TC_ACT_UNSPEC);
+	return counted(skb, TC_ACT_UNSPEC);
 }
 
 SEC("tc")
 int foreign_ok(struct __sk_buff *skb)
 {
-	return counted(TC_ACT_OK);
+	return counted(skb, TC_ACT_OK);
 }
