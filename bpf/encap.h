@@ -122,7 +122,7 @@ static __always_inline long clear_beyond(struct __sk_buff *skb, struct scratch *
  * packet becomes one frame. False: it cannot be cut. */
 static __always_inline bool cut_tail(struct __sk_buff *skb, __u32 length)
 {
-	for (int n = 0; n < 5; n++) {
+	for (int n = 0; n < 6; n++) {
 		__u32 size = n == 0 ? length : 32 << n;
 
 		if (size < length || size < ETH_HLEN)

@@ -55,7 +55,7 @@ struct {
 #define WINDOW_MASK 0xff
 #define TAG_LENGTH 4
 #define HEADER_MASK 0x7f
-#define ZEROS_LENGTH 512
+#define ZEROS_LENGTH 1024
 
 /* The frame as it was on the wire: a VLAN tag that the skb holds is put back. */
 struct window {

@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import sniffer
 from sniffer import metrics
 from sniffer.abi.limits import PathWord
-from sniffer.errors import KernelError, SnifferError
+from sniffer.errors import SnifferError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.monitor import drain, monitor
@@ -40,7 +41,9 @@ POLL_S = 0.1
 """How often the manifests are looked at."""
 RESYNC_S = 5.0
 SETTLE_S = 0.02
-"""Events come in bursts: the loop looks again this long after the last one."""
+"""Events come in bursts: the loop looks again this long after the first one."""
+PACE_S = 0.1
+"""In a storm of events it looks this often."""
 PROBE_S = 1.0
 """How often the kernel is asked again for a neighbour that does not answer."""
 ROUNDS = 8
@@ -110,10 +113,9 @@ class Node:
         desired = self._desired(wanted, observed, facts, node_name)
         return diff(observed, desired, {number: name for name, number in self._programs.items()})
 
-    def apply(self, plan: ops.Plan) -> None:
-        """Raises KernelError."""
-        if self._kernel:
-            self._kernel.apply(plan)
+    def apply(self, plan: ops.Plan) -> list[str]:
+        """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
+        return self._kernel.apply(plan) if self._kernel else []
 
     def _desired(self, wanted: Wanted, observed: State, facts: Facts, node_name: str) -> State:
         assignment = Assignment(observed, facts)
@@ -159,6 +161,7 @@ class Agent:
             metrics.serve(options.metrics, options.pin_root)
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
         self._settled = False
+        self._said: list[str] = []
 
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT."""
@@ -172,37 +175,42 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             selector.register(stop, selectors.EVENT_READ)
             selector.register(events, selectors.EVENT_READ)
-            next_resync_ns = 0
+            due_s = 0.0
             while True:
-                dirty = self._source.poll()
-                if dirty or bpf.monotonic_ns() >= next_resync_ns:
-                    settled = self._reconcile()
-                    pause_s = self._resync_s if settled else PROBE_S
-                    next_resync_ns = bpf.monotonic_ns() + int(pause_s * 1e9)
-                for key, _ in selector.select(POLL_S):
+                if self._source.poll() or time.monotonic() >= due_s:
+                    looked_s = time.monotonic()
+                    due_s = looked_s + (self._resync_s if self._reconcile() else PROBE_S)
+                for key, _ in selector.select(max(min(POLL_S, due_s - time.monotonic()), 0)):
                     if key.fileobj is stop:
                         return
                     if drain(events):
-                        next_resync_ns = bpf.monotonic_ns() + int(SETTLE_S * 1e9)
+                        due_s = min(due_s, max(time.monotonic() + SETTLE_S, looked_s + PACE_S))
 
     def _reconcile(self) -> bool:
         """Whether everything is as it should be, and every nexthop answers."""
         sources = self._source.sources()
+        failures: list[str] = []
         try:
             for _ in range(ROUNDS):
                 plan = self._node.plan(sources, self._name)
-                if not plan:
+                if not plan or failures:
                     break
                 log.debug("plan: %s", plan)
-                self._node.apply(plan)
-        except KernelError as error:
-            log.error("%s; trying again", error)
-            return False
-        if not self._settled and not plan:
+                failures = self._node.apply(plan)
+        except SnifferError as error:
+            failures = [str(error)]
+        self._say(failures)
+        if not self._settled and not failures:
             self._settled = True
             programs.drop_others(self._pins)
             log.info("ready")
-        return not self._node.waiting
+        return not failures and not self._node.waiting
+
+    def _say(self, failures: list[str]) -> None:
+        for failure in failures:
+            if failure not in self._said:
+                log.error("%s; trying again", failure)
+        self._said = failures
 
 
 def run(options: Options) -> None:

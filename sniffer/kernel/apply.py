@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sniffer.abi.limits import NameKind
 from sniffer.abi.records import COUNTERS_SIZE, Hook, TunnelRecord, pack_list, pack_name, pack_program
-from sniffer.errors import KernelError
+from sniffer.errors import KernelError, SnifferError
 from sniffer.kernel import bpf, clsact, relay, tcx, unmanaged
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import relay_alias
@@ -28,10 +28,18 @@ class Kernel:
         self._netlink = netlink
         self._programs = programs
 
-    def apply(self, plan: ops.Plan) -> None:
-        """Raises KernelError at the first op that fails, but for an interface that went away meanwhile."""
+    def apply(self, plan: ops.Plan) -> list[str]:
+        """The hooks that could not be attached to, in words. Raises SnifferError at any other op that fails."""
+        failures = []
         for op in plan:
-            self._apply(op)
+            try:
+                self._apply(op)
+            except SnifferError as error:
+                if not isinstance(op, ops.Attach):
+                    raise
+                if not (isinstance(error, KernelError) and error.errno == errno.ENODEV):  # gone meanwhile
+                    failures.append(str(error))
+        return failures
 
     def _apply(self, op: ops.Op) -> None:  # noqa: C901, PLR0912 (one match over all ops)
         maps = self._maps
@@ -104,15 +112,11 @@ class Kernel:
             bpf.store_word(maps.memory[words], number, 0)
 
     def _attach(self, hook: Hook, mechanism: Mechanism, program_fd: int) -> None:
-        try:
-            if mechanism == Mechanism.TCX:
-                self._attach_tcx(hook, program_fd)
-            else:
-                clsact.ensure(self._netlink, hook.ifindex)
-                clsact.add(self._netlink, hook.ifindex, hook.direction, program_fd, FILTER_NAME)
-        except KernelError as error:
-            if error.errno != errno.ENODEV:
-                raise
+        if mechanism == Mechanism.TCX:
+            self._attach_tcx(hook, program_fd)
+        else:
+            clsact.ensure(self._netlink, hook.ifindex)
+            clsact.add(self._netlink, hook.ifindex, hook.direction, program_fd, FILTER_NAME)
 
     def _attach_tcx(self, hook: Hook, program_fd: int) -> None:
         path = self._pins.link(hook)

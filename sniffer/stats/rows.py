@@ -83,6 +83,9 @@ def _mirror_row(look: Look, verdict: Verdict, counter: int | None, linked: Mappi
     ids = linked.get(counter, []) if counter else []
     left_ns = min((look.state.leases.get(number, 0) - look.now_ns for number in ids), default=0)
     state, reason, message = verdict.state, verdict.reason, verdict.message
+    missing = _missing(look, set(ids))
+    if state == "Programmed" and missing:
+        state, reason, message = "Degraded", "HookMissing", f"not attached: {', '.join(missing)}"
     if ids and left_ns <= 0:
         state, reason, message = "Suspended", "LeaseEnded", "no agent has renewed it"
     tallies = look.counters.get(counter, _ZERO) if counter else _ZERO
@@ -96,6 +99,17 @@ def _mirror_row(look: Look, verdict: Verdict, counter: int | None, linked: Mappi
         "targets": _targets(look, verdict, look.state.mirrors[ids[0]] if ids else None),
         **_tallies(tallies),
     }
+
+
+def _missing(look: Look, ids: set[int]) -> list[str]:
+    """The hooks that lead to one of these mirrors and have no program of ours."""
+    names = {link.index: link.name for link in look.links}
+    return [
+        f"{names.get(hook.ifindex, hook.ifindex)} {hook.direction.name.lower()}"
+        for hook, number in sorted(look.state.hooks.items())
+        if ids & set(look.state.lists.get(number, ()))
+        and not (hook in look.state.attachments and look.state.attachments[hook].program)
+    ]
 
 
 def _tallies(tallies: tuple[Tally, ...]) -> Row:
