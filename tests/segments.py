@@ -63,8 +63,11 @@ def ones_sum(octets: bytes) -> int:
 
 def pseudo_sum(frame: bytes, at: Layers, length: int) -> int:
     """Sum of the pseudo header of TCP or UDP with `length` bytes from the transport header on."""
-    addresses = frame[at.network + 12 : at.network + 20] if at.version == 4 else frame[at.network + 8 : at.network + 40]
-    return ones_sum(addresses + struct.pack(">II", length, at.protocol))
+    return ones_sum(_addresses(frame, at) + struct.pack(">II", length, at.protocol))
+
+
+def _addresses(frame: bytes, at: Layers) -> bytes:
+    return frame[at.network + 12 : at.network + 20] if at.version == 4 else frame[at.network + 8 : at.network + 40]
 
 
 def checksums_good(frame: bytes) -> bool:

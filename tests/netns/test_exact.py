@@ -1,8 +1,8 @@
 """Every kind of frame arrives at the analyzer as it was: byte for byte, in order within each path, below the uplink's
 MTU; by tshark and by the kernel's own vxlan device.
 
-One run of the corpus is mirrored six times at once: VXLAN, GRE without and with key; the first interface's ingress, where
-a tag lies beside the packet, and its egress.
+One run of the corpus is mirrored through every tunnel at once: VXLAN, GRE without and with key. On ingress and behind a
+bridge a VLAN tag lies beside the packet; on the egress of what a packet socket sends it lies in it.
 """
 
 from collections.abc import Iterator, Sequence
