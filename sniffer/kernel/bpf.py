@@ -169,6 +169,15 @@ class Map:
             cursor, following = following, cursor
             start = cursor
 
+    def first(self, number: int) -> bytes:
+        """The values of the elements 0 to `number` - 1 of an array, one after the other."""
+        keys, values = (ctypes.create_string_buffer(number * size) for size in (self.key_size, self.length))
+        count, allow = c_uint32(number), (errno.EINVAL, errno.EOPNOTSUPP, _NOT_SUPPORTED)
+        arguments = (self.fd, None, ctypes.create_string_buffer(8), keys, values, byref(count), None)
+        if call("bpf_map_lookup_batch", *arguments, allow=allow) == 0:
+            return values.raw
+        return b"".join(self.lookup(struct.pack("=I", n)) or b"" for n in range(number))
+
     def mmap(self, writable: bool) -> mmap.mmap:
         """The memory of a BPF_F_MMAPABLE array itself: element n starts at n * `stride`. See store_word."""
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
