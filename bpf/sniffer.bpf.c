@@ -260,6 +260,7 @@ struct wrapping {
 	__u32 length;	    /* of the frame as the analyzer gets it */
 	__u32 headers;	    /* of each segment, network and transport; 0: not a super-packet */
 	__u32 segment_size; /* payload of each segment */
+	__u32 excess;	    /* to take from the segment size beside the room */
 	__u64 flags;	    /* of bpf_skb_adjust_room */
 };
 
@@ -268,7 +269,7 @@ struct wrapping {
 static __always_inline bool fit_segments(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
 					 struct wrapping *wrap)
 {
-	__u32 size = skb->gso_size, segment, excess;
+	__u32 size = skb->gso_size, segment;
 	bool tcp;
 
 	wrap->headers = headers_of(&s->window, &tcp);
@@ -282,13 +283,21 @@ static __always_inline bool fit_segments(struct __sk_buff *skb, struct scratch *
 	}
 	if (!tcp)
 		return false;
-	excess = segment > e->mtu ? segment - e->mtu : 0;
-	if (wrap->room + excess + 64 > size || excess > 0xfff)
+	wrap->excess = segment > e->mtu ? segment - e->mtu : 0;
+	if (wrap->room + wrap->excess + 64 > size || wrap->excess > 0xfff)
 		return false;
-	wrap->segment_size = size - wrap->room - excess;
-	/* Growing takes from the segment size; shrinking back with a fixed size leaves it taken. */
-	return !excess || (!bpf_skb_adjust_room(skb, excess, BPF_ADJ_ROOM_MAC, 0) &&
-			   !bpf_skb_adjust_room(skb, -(__s32)excess, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO));
+	wrap->segment_size = size - wrap->room - wrap->excess;
+	return true;
+}
+
+/* Takes more from the segment size than the outer headers will: growing takes, shrinking back with a fixed size leaves
+ * it taken. 0, or -ENOMEM: the clone is ruined. */
+static __always_inline long shorten_segments(struct __sk_buff *skb, __u32 excess)
+{
+	if (excess && (bpf_skb_adjust_room(skb, excess, BPF_ADJ_ROOM_MAC, 0) ||
+		       bpf_skb_adjust_room(skb, -(__s32)excess, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)))
+		return -ENOMEM;
+	return 0;
 }
 
 /* The outer headers in front of an IP packet, in place. 0, or the kernel's error: -ENOMEM ruins the clone, after any
@@ -304,6 +313,8 @@ static __always_inline long make_room(struct __sk_buff *skb, struct scratch *s, 
 		BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L2(inner_length);
 	wrap->flags |=
 		e->template[OUTER_PROTOCOL] == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+	if (shorten_segments(skb, wrap->excess))
+		return -ENOMEM;
 	if (s->window.tag_length)
 		bpf_skb_vlan_pop(skb);
 	status = bpf_skb_adjust_room(skb, wrap->room, BPF_ADJ_ROOM_MAC, wrap->flags | BPF_F_ADJ_ROOM_ENCAP_L2_ETH);
