@@ -134,7 +134,8 @@ def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
         # A copy in the relay finds its tunnel by the number that it carries until that is cleared: only then does
         # nothing come to the endpoints any more, and the number is free.
         yield ops.Grace()
-    yield from (*egress, *removed)
+    yield from egress
+    yield from removed
 
 
 def _gone(table: str, observed: State, desired: State) -> list[ops.Clear]:
