@@ -5,6 +5,7 @@ Integers are in host byte order; addresses and templates are bytes in network or
 
 import struct
 from dataclasses import dataclass
+from itertools import takewhile
 
 from sniffer.abi.limits import (
     ENDPOINTS_LENGTH,
@@ -90,8 +91,8 @@ def pack_list(mirrors: tuple[int, ...]) -> bytes:
 
 
 def unpack_list(blob: bytes) -> tuple[int, ...]:
-    """The mirror ids, in order."""
-    return tuple(i for i in _LIST.unpack(blob) if i)
+    """The mirror ids as the tap walks them, up to the first 0: a list may be half cleared, by an agent that died."""
+    return tuple(takewhile(bool, _LIST.unpack(blob)))
 
 
 @dataclass(frozen=True, slots=True)
