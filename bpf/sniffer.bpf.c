@@ -219,26 +219,10 @@ static __always_inline int refuse(struct slot *slot, enum outcome outcome)
 	return TC_ACT_SHOT;
 }
 
-/* To the slow path: the kernel segments and fills checksums; mark and priority tell encap_frame what it must know. */
-static __always_inline int pass_on(struct __sk_buff *skb, struct slot *slot)
+/* Headers of an IP packet of TCP or UDP that starts at `at`, from there to the payload, in bytes; 0: something else. */
+static __always_inline __u32 headers_of(struct window *w, __u32 at, bool *tcp)
 {
-	__u32 gso_size = skb->gso_size;
-
-	if (!gso_size && skb->len > FRAME_LIMIT)
-		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
-	slot->segments = !gso_size ? 1 : skb->gso_segs ? skb->gso_segs : (skb->len + gso_size - 1) / gso_size;
-	slot->outcome = OUTCOME_RELAYED;
-	skb->mark = slot->tunnel << MARK_TUNNEL_SHIFT |
-		    (slot->generation & MARK_GENERATION_MASK) << MARK_GENERATION_SHIFT |
-		    (slot->counter & MARK_COUNTER_MASK);
-	skb->priority = slot->snap_length;
-	return TC_ACT_OK;
-}
-
-/* Headers of an IP packet of TCP or UDP, from the network header to the payload, in bytes; 0: something else. */
-static __always_inline __u32 headers_of(struct window *w, bool *tcp)
-{
-	__u32 at = ETH_HLEN + w->tag_length, ip_length;
+	__u32 ip_length;
 	__u8 protocol;
 
 	if (window_u8(w, at) >> 4 == 4) {
@@ -252,6 +236,37 @@ static __always_inline __u32 headers_of(struct window *w, bool *tcp)
 	if (*tcp)
 		return ip_length + (window_u8(w, at + ip_length + 12) >> 4) * 4;
 	return protocol == IPPROTO_UDP ? ip_length + 8 : 0;
+}
+
+/* How many frames the kernel makes of a super-packet. A guest's has not said so: count them. */
+static __always_inline __u32 segments_of(struct __sk_buff *skb, struct window *w)
+{
+	__u32 size = skb->gso_size, at = ETH_HLEN, length = w->frame_length, headers;
+	bool tcp;
+
+	if (skb->gso_segs || !size)
+		return size ? skb->gso_segs : 1;
+	for (int tags = 0; tags < 2; tags++)
+		if (window_u16(w, at - 2) == ETH_P_8021Q || window_u16(w, at - 2) == ETH_P_8021AD)
+			at += TAG_LENGTH;
+	headers = at + headers_of(w, at, &tcp);
+	return (length - (headers < length ? headers : 0) + size - 1) / size;
+}
+
+/* To the slow path: the kernel segments and fills checksums; mark and priority tell encap_frame what it must know. */
+static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s)
+{
+	struct slot *slot = &s->slot;
+
+	if (!skb->gso_size && skb->len > FRAME_LIMIT)
+		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
+	slot->segments = segments_of(skb, &s->window);
+	slot->outcome = OUTCOME_RELAYED;
+	skb->mark = slot->tunnel << MARK_TUNNEL_SHIFT |
+		    (slot->generation & MARK_GENERATION_MASK) << MARK_GENERATION_SHIFT |
+		    (slot->counter & MARK_COUNTER_MASK);
+	skb->priority = slot->snap_length;
+	return TC_ACT_OK;
 }
 
 /* A wrapping in place: what it does to the frame, in bytes. */
@@ -272,7 +287,7 @@ static __always_inline bool fit_segments(struct __sk_buff *skb, struct scratch *
 	__u32 size = skb->gso_size, segment;
 	bool tcp;
 
-	wrap->headers = headers_of(&s->window, &tcp);
+	wrap->headers = headers_of(&s->window, ETH_HLEN + s->window.tag_length, &tcp);
 	wrap->segment_size = size;
 	segment = wrap->headers + size;
 	if (!wrap->headers || size > 0xf000)
@@ -385,13 +400,13 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 	if (!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu) {
 		if (drop_oversize)
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
-		return pass_on(skb, slot);
+		return pass_on(skb, s);
 	}
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return pass_on(skb, slot);
+		return pass_on(skb, s);
 	if (skb->gso_size) {
 		if (!fit_segments(skb, s, e, &wrap))
-			return drop_oversize ? refuse(slot, OUTCOME_DROPPED_OVERSIZE) : pass_on(skb, slot);
+			return drop_oversize ? refuse(slot, OUTCOME_DROPPED_OVERSIZE) : pass_on(skb, s);
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
 	}
@@ -399,7 +414,7 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 	if (status == -ENOMEM)
 		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
 	if (status)
-		return pass_on(skb, slot);
+		return pass_on(skb, s);
 	return send_wrapped(skb, s, e, &wrap);
 }
 
