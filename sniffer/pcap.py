@@ -1,12 +1,17 @@
 """libpcap's compiler: the text of a pcap-filter(7) expression -> classic BPF. The one door to libpcap."""
 
 import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from threading import Lock
 
 from sniffer.abi.limits import PROGRAM_LENGTH
 from sniffer.abi.records import Instruction, Program
-from sniffer.errors import FilterError, MachineError
+from sniffer.errors import FilterError, InputError, MachineError
+from sniffer.model.problem import printable
 from sniffer.model.words import KEYWORDS, check
 
 SNAP_LENGTH = 262144
@@ -19,6 +24,8 @@ ROUGH_LENGTH = 9_000
 """Instructions before libpcap's optimiser: 120 ports have 7,700 of them and 511 after; 20,000 cost it 4 s."""
 
 _DLT_EN10MB = 1
+_ERROR_LENGTH = 256
+_NEXT_FRAME = 1
 _NETMASK_UNKNOWN = 0xFFFFFFFF
 _SYNTAX_ERROR = "syntax error"
 _LIBRARIES = ("libpcap.so.0.8", "libpcap.so.1", "libpcap.so")
@@ -68,6 +75,15 @@ def _libpcap() -> ctypes.CDLL:
     library.pcap_geterr.restype = ctypes.c_char_p
     library.pcap_freecode.argtypes = (program,)
     library.pcap_freecode.restype = None
+    library.bpf_image.argtypes = (ctypes.POINTER(_Instruction), ctypes.c_int)
+    library.bpf_image.restype = ctypes.c_char_p
+    library.pcap_open_offline.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+    library.pcap_open_offline.restype = ctypes.c_void_p
+    library.pcap_datalink.argtypes = (ctypes.c_void_p,)
+    library.pcap_datalink_val_to_name.argtypes = (ctypes.c_int,)
+    library.pcap_datalink_val_to_name.restype = ctypes.c_char_p
+    header, octets = ctypes.POINTER(_PacketHeader), ctypes.POINTER(ctypes.c_ubyte)
+    library.pcap_next_ex.argtypes = (ctypes.c_void_p, ctypes.POINTER(header), ctypes.POINTER(octets))
     library.pcap_offline_filter.argtypes = (program, ctypes.POINTER(_PacketHeader), ctypes.c_char_p)
     return library
 
@@ -144,3 +160,56 @@ def matches(program: Program, frame: bytes, wire_length: int | None = None) -> b
     length = len(frame) if wire_length is None else wire_length
     header = _PacketHeader(_Timeval(), len(frame), length)
     return bool(_libpcap().pcap_offline_filter(ctypes.byref(compiled), ctypes.byref(header), frame))
+
+
+def listing(program: Program) -> tuple[str, ...]:
+    """One line for each instruction, as `tcpdump -d` prints them."""
+    libpcap = _libpcap()
+    with _lock:  # the text lies in a buffer of libpcap's own
+        return tuple(
+            libpcap.bpf_image(_Instruction(i.code, i.jt, i.jf, i.k), number).decode()
+            for number, i in enumerate(program)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a capture: the bytes that were kept, from the Ethernet header on, and how many there were."""
+
+    octets: bytes
+    wire_length: int
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """The frames of a capture file, pcap or pcapng, in order; whatever libpcap reads.
+
+    Raises InputError: the file cannot be read, ends within a frame, or is not of Ethernet.
+    """
+    libpcap = _libpcap()
+    words = ctypes.create_string_buffer(_ERROR_LENGTH)
+    handle = libpcap.pcap_open_offline(os.fsencode(path), words)
+    if not handle:
+        raise _unreadable(path, words.value)
+    try:
+        link_type = libpcap.pcap_datalink(handle)
+        if link_type != _DLT_EN10MB:
+            name = libpcap.pcap_datalink_val_to_name(link_type) or b"unknown"
+            raise InputError(
+                f"{_shown(path)}: given link type {name.decode()} ({link_type}), allowed EN10MB (Ethernet)"
+            )
+        header, octets = ctypes.POINTER(_PacketHeader)(), ctypes.POINTER(ctypes.c_ubyte)()
+        while (answer := libpcap.pcap_next_ex(handle, ctypes.byref(header), ctypes.byref(octets))) == _NEXT_FRAME:
+            yield Frame(ctypes.string_at(octets, header[0].captured), header[0].length)
+        if answer == -1:
+            raise _unreadable(path, libpcap.pcap_geterr(handle))
+    finally:
+        libpcap.pcap_close(handle)
+
+
+def _unreadable(path: Path, words: bytes) -> InputError:
+    text = words.decode(errors="replace").removeprefix(f"{path}: ")
+    return InputError(f"{_shown(path)}: cannot be read as pcap or pcapng: {printable(text, 200)}")
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 1000)

@@ -21,11 +21,12 @@ def filter_problems(resource: Resource) -> Iterator[Problem]:
         texts |= {f"spec.rules[{number}].filter": rule.filter for number, rule in enumerate(spec.rules or ())}
         for error in errors(spec.filter, spec.rules):
             field = error.field or "spec"
-            given = _excerpt(texts.get(field) or "", error)
+            given = excerpt(texts.get(field) or "", error)
             yield resource.problem(field, given, f"a filter that compiles: {error}")
 
 
-def _excerpt(text: str, error: FilterError) -> str:
+def excerpt(text: str, error: FilterError) -> str:
+    """What to show of a filter: quoted, from shortly before the place of its error on."""
     text = text.rstrip()
     start = max((error.offset or 0) - _EXCERPT, 0)
     return quoted(text if start == 0 else f"...{text[start:]}")
