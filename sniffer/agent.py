@@ -19,7 +19,7 @@ from pathlib import Path
 import sniffer
 from sniffer import metrics
 from sniffer.abi.limits import PathWord
-from sniffer.errors import SnifferError
+from sniffer.errors import MachineError, SnifferError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.monitor import drain, monitor
@@ -153,6 +153,8 @@ class Agent:
         """Takes the lock and loads, or takes over, programs and maps. InputError, MachineError."""
         self._source = Manifests(options.manifests)
         self._pins = Pins(options.pin_root)
+        with Netlink() as netlink:
+            relay_of(netlink, self._pins)  # another sniffer's relay: nothing is made of what would be of no use
         self._pins.create()
         self._lock = Lock(self._pins)
         self._node = Node(self._pins, options.mechanism, options.lease_s, programs.load(self._pins))
@@ -198,6 +200,8 @@ class Agent:
                 log.debug("plan: %s", plan)
                 failures = self._node.apply(plan)
         except SnifferError as error:
+            if isinstance(error, MachineError) and not self._settled:
+                raise  # at the start somebody is there to read it; later on it may pass
             failures = [str(error)]
         self._say(failures)
         if not self._settled and not failures:

@@ -5,7 +5,7 @@ from pathlib import Path
 from sniffer.kernel import relay, unmanaged
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.netlink import Netlink
-from sniffer.kernel.observe import observe, relay_alias, relay_of
+from sniffer.kernel.observe import observe, own_relay_of, relay_alias
 from sniffer.kernel.pins import Lock, Maps, Pins
 from sniffer.plan.diff import removal
 
@@ -30,7 +30,7 @@ def _hooks(pins: Pins) -> list[str]:
         if not pins.exists():
             return []
         with Maps(pins, writable=True) as maps:
-            state = observe(maps, pins, netlink, relay_of(netlink, pins))
+            state = observe(maps, pins, netlink, own_relay_of(netlink, pins))
             Kernel(maps, pins, netlink, {}).apply(removal(state))
             return [f"tap on ifindex {h.ifindex} {h.direction.name.lower()}" for h in sorted(state.attachments)]
     finally:
@@ -40,7 +40,7 @@ def _hooks(pins: Pins) -> list[str]:
 def _relay(pins: Pins) -> list[str]:
     netlink = Netlink()
     try:
-        removed = ["relay"] if relay.delete(netlink, relay_alias(pins)) else []
+        removed = ["relay"] if own_relay_of(netlink, pins) and relay.delete(netlink, relay_alias(pins)) else []
         return removed + unmanaged.unmark()
     finally:
         netlink.close()

@@ -9,7 +9,7 @@ from sniffer.abi.records import Hook, Tally, unpack_counters
 from sniffer.errors import InputError, KernelError
 from sniffer.kernel import bpf, clsact, tcx
 from sniffer.kernel.netlink import Netlink
-from sniffer.kernel.observe import observe, relay_of
+from sniffer.kernel.observe import observe, own_relay_of
 from sniffer.kernel.pins import Maps, Pins, is_held
 from sniffer.plan.facts import Mechanism
 from sniffer.plan.state import State
@@ -27,7 +27,7 @@ def look_at(root: Path) -> Look:
     netlink = Netlink()
     try:
         with Maps(pins, writable=False) as maps:
-            state = observe(maps, pins, netlink, relay_of(netlink, pins))
+            state = observe(maps, pins, netlink, own_relay_of(netlink, pins))
             return Look(
                 state=state,
                 counters=_counters(maps, state),

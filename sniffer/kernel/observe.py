@@ -18,7 +18,7 @@ from sniffer.abi.records import (
     unpack_name,
     unpack_program,
 )
-from sniffer.errors import KernelError
+from sniffer.errors import KernelError, MachineError
 from sniffer.kernel import bpf, clsact, relay, tcx
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.pins import Maps, Pins
@@ -61,6 +61,14 @@ def relay_of(netlink: Netlink, pins: Pins) -> Relay | None:
     """The relay as it is. MachineError: links of others have its names."""
     found = relay.observe(netlink, relay_alias(pins))
     return replace(found[0], faults=found[1]) if found else None
+
+
+def own_relay_of(netlink: Netlink, pins: Pins) -> Relay | None:
+    """The same for those who only read or remove: what is not ours is none of their business."""
+    try:
+        return relay_of(netlink, pins)
+    except MachineError:
+        return None
 
 
 def relay_hooks(pair: Relay) -> tuple[Hook, ...]:
