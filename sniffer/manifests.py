@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 Signature = tuple[int, int, int]
+UNREADABLE: Signature = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -99,24 +100,29 @@ class Manifests:
 
     def _signatures(self) -> dict[Path, Signature] | None:
         """None: the directory cannot be read."""
-        found = {}
         try:
-            for path in self._directory.iterdir():
-                if path.suffix in SUFFIXES and not path.name.startswith("."):
-                    status = path.stat()
-                    found[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except FileNotFoundError:
-            # A file that went away between two calls, or the whole directory.
-            return self._signatures() if self._directory.is_dir() else None
+            paths = [p for p in self._directory.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".")]
         except OSError:
             return None
-        return found
+        found = {path: _signature(path) for path in paths}
+        return {path: signature for path, signature in found.items() if signature}
 
     def _say(self) -> None:
         problems = frozenset(self.problems())
         for problem in sorted(problems - self._said):
             log.error("%s", problem)
         self._said = problems
+
+
+def _signature(path: Path) -> Signature | None:
+    """None: no such file, or a link that leads nowhere."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return UNREADABLE
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _reread(path: Path, signature: Signature, known: _File | None) -> _File:
