@@ -10,6 +10,7 @@ from typing import Any
 from tests.agent import Agent, Document, Status, mirror, sniffer
 from tests.receivers import Received
 from tests.topology import wait_until
+from tests.wire import Capture
 
 _numbers = count(1)
 
@@ -67,6 +68,11 @@ def settled(agent: Agent, *names: str, timeout: float = 5.0) -> list[Status]:
 
 def _counts(rows: list[Status]) -> list[Status]:
     return [{key: row[key] for key in ("matched", "sent", "dropped", "wire", "lost")} for row in rows]
+
+
+def copies(analyzer: Capture) -> list[bytes]:
+    """The outer frames that arrive until it is quiet; not the node's ARP."""
+    return [frame for frame in analyzer.settle() if frame[12:14] != b"\x08\x06"]
 
 
 def check_identity(row: Mapping[str, Any]) -> None:

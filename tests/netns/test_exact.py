@@ -18,6 +18,7 @@ from tests.mirrored import (
     agent_at,
     check_counts,
     check_padding,
+    copies,
     difference,
     mirror_of,
     of_key,
@@ -99,7 +100,7 @@ def test_ingress_of_the_corpus(bed: Bed) -> None:
     assert (hook["attachment"], hook["state"]) == (bed.mechanism, "attached")
     with Capture("eth0", "ana") as analyzer:
         send(FRAMES)
-        outer = analyzer.settle()
+        outer = copies(analyzer)
     check_all(bed, found, outer, FRAMES, tag_beside=True)
 
 
@@ -109,7 +110,7 @@ def test_egress_of_the_corpus(bed: Bed) -> None:
     programme(bed.agent, *targets, *found.values())
     with Capture("eth0", "ana") as analyzer:
         send(FRAMES, "pod0", netns=None)
-        outer = analyzer.settle()
+        outer = copies(analyzer)
     check_all(bed, found, outer, FRAMES, tag_beside=False)
 
 
@@ -119,7 +120,7 @@ def test_egress_behind_a_bridge(bed: Bed) -> None:
     programme(bed.agent, *targets, *found.values())
     with Capture("eth0", "ana") as analyzer, Capture("eth0", "peer") as peer:
         send(FRAMES)
-        outer = analyzer.settle()
+        outer = copies(analyzer)
         sent = peer.octets()
     assert len(sent) > 140
     assert any(frame[12:14] == b"\x81\x00" for frame in sent)
@@ -147,7 +148,7 @@ def test_damaged_frames(bed: Bed) -> None:
     programme(bed.agent, target("key", encapsulation=TUNNELS["key"][2]), mirror)
     with Capture("eth0", "ana") as analyzer:
         send(frames)
-        outer = analyzer.settle()
+        outer = copies(analyzer)
     assert difference(frames, (item.frame for item in decode(outer))) == ([], [])
     assert max(map(len, outer)) <= 1514
     check_counts(*settled(bed.agent, mirror["metadata"]["name"]), frames, outer)
@@ -159,7 +160,7 @@ def test_outer_header_as_the_target_says(bed: Bed) -> None:
     sample = [with_checksums(case.frame) for case in CORPUS if case.name in {"tcp-http", "udp-dns"}]
     with Capture("eth0", "ana") as analyzer:
         send(sample)
-        outer = analyzer.settle()
+        outer = copies(analyzer)
     got = decode(outer, 8472)
     assert [item.frame for item in got] == sample
     assert {(item.key, item.ttl, item.dscp, item.flags) for item in got} == {(2**24 - 1, 3, 46, 0x0800)}
@@ -174,4 +175,4 @@ def test_leaves_nothing(bed: Bed, tmp_path: Path) -> None:
     bed.agent.wait(lambda status: not status["mirrors"] and not status["hooks"])
     with Capture("eth0", "ana") as analyzer:
         send(FRAMES)
-        assert analyzer.settle() == []
+        assert copies(analyzer) == []
