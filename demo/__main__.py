@@ -23,16 +23,20 @@ Kind = Literal["HTTP", "DNS", "ICMP", "ARP"]
 WIDTH = 120
 """Of tables where there is no terminal."""
 
-NEXT = """\
-The same on interfaces of yours, as root: put a MirrorTarget with the address of your analyzer and a
-ClusterTrafficMirror into a directory (the manifest above is a pattern), and then
+WHAT = """\
+What happened: a TC eBPF program on pod0 cloned each frame that the filter accepts, and another wrapped the clone in
+its tunnel. The agent wrote maps and was not on the path. The comparison takes nothing from sniffer: frames at the
+pod and at the analyzer come from packet sockets, the decoding from tshark.
+
+What next, on interfaces of your own, as root: a MirrorTarget with the address of your analyzer and a
+ClusterTrafficMirror go into a directory DIR (the manifest above is a pattern), and then, from .venv/bin,
    sniffer doctor                     what this machine lacks
-   sniffer lint /etc/sniffer          every mistake in it, with file and line
+   sniffer lint DIR                   every mistake in the manifests, with file and line
    sniffer plan --manifests DIR       what an agent would do, before it does
-   sniffer agent --manifests DIR      mirror; edit the files while it runs
+   sniffer agent --manifests DIR      mirrors; edit the files while it runs
    sniffer status --watch             what is mirrored now; works with the agent dead, too
    sniffer cleanup                    removes everything that is ours, nothing else
-A look around in here:   scripts/isolated bash        The demo noticing a loss:   see README.md, "See it fail"\
+See the demo notice a loss:  scripts/isolated .venv/bin/python -m demo --sabotage ICMP\
 """
 
 
@@ -128,6 +132,11 @@ def third(teller: Teller, stage_play: Play) -> Act:
     columns = [*(acts.during(part, column) for part, column in parts), acts.dropped]
     names = [f"{part}\n{column.__name__}" for part, column in parts]
     teller.table((*names, "dropped"), acts.rows(act.comparison, columns), bad=("dropped",))
+    teller.text(
+        f"before: until the file was written; after: {acts.MARGIN_S} s after `sniffer plan` found nothing left to do; "
+        "during: between",
+        "",
+    )
     judged(teller, act)
     return act
 
@@ -173,7 +182,7 @@ def verdict(teller: Teller, played: list[Act]) -> None:
         return
     copies = sum(copy is not None for act in played for _, copy in act.comparison.pairs)
     teller.title(f"Passed in {teller.seconds:.0f} s: {copies} frames arrived at the analyzer, all of them as they were")
-    teller.text(NEXT, "")
+    teller.text(WHAT, "")
 
 
 def _as_object(act: Act) -> dict[str, object]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -72,7 +73,7 @@ class Teller:
 
     def table(self, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[int]]], bad: Sequence[str] = ()) -> None:
         """One row per kind that occurred and their sum; in the columns `bad` anything but 0 is red."""
-        table = Table("", *columns, show_footer=True, title_justify="left")
+        table = Table("", *columns, show_footer=True, box=SIMPLE, pad_edge=False)
         listed = sorted(rows, key=lambda row: KINDS.index(row[0]))
         for column in table.columns[1:]:
             column.justify = "right"

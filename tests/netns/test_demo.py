@@ -57,8 +57,8 @@ def test_a_bad_wire_is_noticed() -> None:
         [*DEMO, "--json", "--sabotage", "ICMP"], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
         wait_until(lambda: "clsact" in run("tc", "qdisc", "show"), 20, what="the saboteur")
-        words = "prio 1 protocol all bpf direct-action section tc object-file"
-        run("tc", "filter", "add", "dev", "up0", "egress", *words.split(), GARBLE)
+        words = ("bpf", "direct-action", "object-file", GARBLE, "section", "tc")
+        run("tc", "filter", "add", "dev", "up0", "egress", "prio", 1, "protocol", "all", *words)
         out, err = demo.communicate(timeout=200)
     assert demo.returncode == 1, out + err
     told = json.loads(out)
