@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sniffer.errors import KernelError, MachineError
-from sniffer.kernel import bpf
+from sniffer.kernel import bpf, capabilities
 from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, Pins
 
 OBJECT_VARIABLE = "SNIFFER_OBJECT"
@@ -31,12 +31,20 @@ def load(pins: Pins) -> Mapping[str, int]:
     try:
         loaded = bpf.Object.open(path, pin_maps=pins.maps)
     except KernelError as error:
-        raise MachineError(f"the kernel refuses the BPF object: {error}", "see `sniffer doctor`") from error
+        raise refusal(error) from error
     with loaded:
         home.mkdir(parents=True)
         for name in PROGRAMS:
             bpf.pin(loaded.program(name).fd, home / name)
     return {name: bpf.get_pinned(home / name) for name in PROGRAMS}
+
+
+def refusal(error: KernelError) -> MachineError:
+    """Why the object could not be loaded, for people: the verifier's words are of no use to who lacks a capability."""
+    lacking = capabilities.missing()
+    if lacking:
+        return MachineError(f"loading BPF programs is not allowed: {', '.join(lacking)} missing", "run as root")
+    return MachineError(f"the kernel refuses the BPF object: {error}", "see `sniffer doctor`")
 
 
 def pinned_ids(pins: Pins) -> Mapping[str, int]:

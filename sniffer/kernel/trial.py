@@ -21,12 +21,12 @@ from sniffer.abi.records import (
     pack_list,
     pack_program,
 )
-from sniffer.errors import KernelError, MachineError
+from sniffer.errors import KernelError
 from sniffer.kernel import bpf, tcx
 from sniffer.kernel.namespace import private_network
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.pins import PROGRAMS
-from sniffer.kernel.programs import object_path
+from sniffer.kernel.programs import object_path, refusal
 
 _LOOPBACK = 1  # ifindex; a test run on it touches nothing of it
 _LIST = 1
@@ -199,6 +199,4 @@ def _loaded() -> bpf.Object:
     try:
         return bpf.Object.open(path, autoload={name: name in TAPS for name in PROGRAMS})
     except KernelError as error:
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise MachineError("loading BPF programs is not allowed", "run as root") from None
-        raise MachineError(f"the kernel refuses the BPF object: {error}", "see `sniffer doctor`") from error
+        raise refusal(error) from error

@@ -155,6 +155,14 @@ def test_wrong_manifests(tmp_path: Path) -> None:
     assert "given no mirror" in refused(2, "-f", manifest)
 
 
+def test_time_is_taken_of_each_program(tmp_path: Path) -> None:
+    manifest = tmp_path / "mirrors.yaml"
+    ports = " or ".join(f"port {number}" for number in range(20, 60, 2))
+    manifest.write_text(yaml.safe_dump_all([mirror("long", filter=ports), mirror("short", filter="arp")]))
+    long, short = (row["nanoseconds"] for row in explained("-f", manifest))
+    assert long > 2 * short > 0
+
+
 def test_a_capture_of_something_else(tmp_path: Path) -> None:
     file = capture(tmp_path / "sll.pcap", [bytes(60)], link_type=113)
     assert "given link type LINUX_SLL (113), allowed EN10MB (Ethernet)" in refused(2, "--filter", "tcp", "--pcap", file)
@@ -168,7 +176,10 @@ def test_without_rights(tmp_path: Path) -> None:
     assert (row["instructions"], row["nanoseconds"]) == (4, None)
     file = capture(tmp_path / "a.pcap", FRAMES[:3])
     error = refused(3, "--filter", "arp", "--pcap", file, before=UNPRIVILEGED)
-    assert error == "sniffer: loading BPF programs is not allowed; run as root\n"
+    lacking = "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON missing"
+    assert error == f"sniffer: loading BPF programs is not allowed: {lacking}; run as root\n"
+    few = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all")
+    assert "not allowed: CAP_PERFMON missing" in refused(3, "--filter", "arp", "--pcap", file, before=few)
 
 
 def test_a_private_namespace_is_needed_only_for_odd_frames(tmp_path: Path) -> None:

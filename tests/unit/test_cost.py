@@ -2,7 +2,7 @@
 
 import pytest
 
-from sniffer.abi.limits import Action
+from sniffer.abi.limits import CODE_RULE, Action
 from sniffer.abi.records import Instruction
 from sniffer.model.resources import Rule, RuleAction
 from sniffer.pcap import compile, listing
@@ -50,13 +50,11 @@ def test_rules_add_up_only_where_the_former_can_fail() -> None:
 
 
 def test_a_load_past_the_end_goes_to_the_next_rule() -> None:
-    always = Instruction(6, 0, 0, 1)
-    load = Instruction(0x28, 0, 0, 12)
-    head = program("arp", None)[0]
-    fails_after_load = parts((Instruction(head.code, 1, 0, 3), load, always, head, always))
-    assert longest_path(fails_after_load) == 2  # load, match; or load past the end, match of the next rule
-    never_fails = parts((Instruction(head.code, 1, 0, 2), always, head, load, load, load, always))
-    assert longest_path(never_fails) == 1
+    always, load = Instruction(6, 0, 0, 1), Instruction(0x28, 0, 0, 12)
+    first, last = Instruction(CODE_RULE, 1, 0, 3), Instruction(CODE_RULE, 1, 0, 0)
+    tail = (last, load, load, load, always)
+    assert longest_path(parts((first, load, always, *tail))) == 1 + 4
+    assert longest_path(parts((first, Instruction(0, 0, 0, 12), always, *tail))) == 2  # ld #12 cannot fail
 
 
 def test_a_loop_has_no_longest_path() -> None:

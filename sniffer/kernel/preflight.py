@@ -1,0 +1,271 @@
+"""Whether this machine can mirror: everything that `sniffer doctor` says. It only looks.
+
+What takes a trial is tried on maps and programs that nobody else sees and that end with this process.
+"""
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sniffer import pcap
+from sniffer.errors import KernelError, MachineError, SnifferError
+from sniffer.kernel import bpf, capabilities, floors, programs, relay, tcx
+from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.pins import Pins, holder_words, is_held
+from sniffer.kernel.rivals import rivals
+from sniffer.plan.facts import Link
+
+_OVERHEAD = 50
+"""Bytes that VXLAN over IPv4 adds to an IP packet: the inner Ethernet header, VXLAN, UDP, IP. GRE adds less."""
+_BACKLOG = 1000
+_SOMEWHERE = "192.0.2.1"  # an address for documentation: only the default route leads there
+_LOOPBACK, _ETHERNET = 772, 1  # ARPHRD_*
+_MEMLOCK_CHARGED_BEFORE = (5, 11, 0)
+_BPFFS_FIX = "mount one: mount -t bpf bpf /sys/fs/bpf; or name a --pin-root that lies on one"
+
+
+class Result(StrEnum):
+    """What a check found: fine; works, but; cannot mirror."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's; `fix` is "" where nothing is to be done."""
+
+    check: str
+    result: Result
+    text: str
+    fix: str = ""
+
+
+Findings = Iterator[Finding]
+
+
+def examine(pin_root: Path) -> Findings:
+    """All checks in order. One that is not allowed to look says so, as a warning."""
+    pins = Pins(pin_root)
+    with Netlink() as netlink:
+        checks: tuple[tuple[str, Callable[[], Findings]], ...] = (
+            ("kernel", _kernel),
+            ("capabilities", _capabilities),
+            ("libpcap", _libpcap),
+            ("programs", _programs),
+            ("attachment", _attachment),
+            ("jit", _jit),
+            ("btf", _btf),
+            ("memlock", _memlock),
+            ("bpffs", lambda: _bpffs(pins)),
+            ("agent", lambda: _agent(pins)),
+            ("relay", lambda: _relay(netlink)),
+            ("backlog", _backlog),
+            ("mtu", lambda: _mtu(netlink)),
+            ("rivals", lambda: _rivals(netlink, pins)),
+            ("rx-gro-list", lambda: _gro_list(netlink)),
+            ("network services", _services),
+        )
+        for name, check in checks:
+            try:
+                yield from check()
+            except (SnifferError, OSError) as error:
+                fix = "run as root" if capabilities.missing() else "see the message"
+                yield Finding(name, Result.WARN, f"not known: {error}", fix)
+
+
+def _version() -> tuple[floors.Version, bool]:
+    uname, signature = os.uname(), Path("/proc/version_signature")
+    return floors.version_of(uname.release, uname.version, signature.read_text() if signature.exists() else "")
+
+
+def _kernel() -> Findings:
+    judgement = floors.judge(*_version())
+    fix = (
+        "" if judgement.result == "ok" else "install the newest kernel of your distribution's 6.1, 6.12 or later series"
+    )
+    yield Finding("kernel", Result(judgement.result), judgement.text, fix)
+
+
+def _capabilities() -> Findings:
+    lacking = capabilities.missing()
+    if lacking:
+        fix = "run as root; in a container add them (CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON)"
+        yield Finding("capabilities", Result.FAIL, f"{', '.join(lacking)} missing", fix)
+    else:
+        yield Finding("capabilities", Result.OK, "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON")
+
+
+def _libpcap() -> Findings:
+    try:
+        pcap.compile("tcp port 80")
+    except MachineError as error:
+        yield Finding("libpcap", Result.FAIL, error.message, error.fix)
+    else:
+        yield Finding("libpcap", Result.OK, "compiles filters")
+
+
+def _programs() -> Findings:
+    """The object with all its programs, loaded beside whatever an agent has: kernel and helpers suffice or not."""
+    try:
+        with bpf.Object.open(programs.object_path()) as loaded:
+            yield Finding("programs", Result.OK, f"the kernel takes all {len(loaded.programs())}, with their helpers")
+    except MachineError as error:
+        yield Finding("programs", Result.FAIL, error.message, error.fix)
+    except KernelError as error:
+        if capabilities.missing():
+            yield Finding("programs", Result.WARN, "not tried: capabilities are missing", "run as root")
+        else:
+            words = " ".join(str(error).split())
+            yield Finding("programs", Result.FAIL, f"the kernel refuses them: {words}", "use kernel 5.10 or later")
+
+
+def _attachment() -> Findings:
+    if tcx.has_tcx():
+        yield Finding("attachment", Result.OK, "TCX")
+    elif _has_module("sch_ingress") and _has_module("cls_bpf"):
+        yield Finding("attachment", Result.OK, "clsact; this kernel has no TCX")
+    else:
+        fix = "install the kernel's modules (linux-modules-extra), modprobe sch_ingress cls_bpf"
+        yield Finding("attachment", Result.FAIL, "neither TCX nor the modules sch_ingress and cls_bpf", fix)
+
+
+def _has_module(name: str) -> bool:
+    """Loaded, built in, or there to be loaded."""
+    home = Path("/lib/modules") / os.uname().release
+    lists = (home / file for file in ("modules.builtin", "modules.dep"))
+    return Path("/sys/module", name).exists() or any(
+        f"/{name}.ko" in path.read_text(errors="replace") for path in lists if path.exists()
+    )
+
+
+def _jit() -> Findings:
+    setting = Path("/proc/sys/net/core/bpf_jit_enable")
+    if not setting.exists():  # another network namespace than the machine's
+        yield Finding("jit", Result.OK, "not to be seen from this network namespace")
+    elif setting.read_text().strip() == "0":
+        yield Finding(
+            "jit", Result.WARN, "off: programs are interpreted, ten times slower", "sysctl net.core.bpf_jit_enable=1"
+        )
+    else:
+        yield Finding("jit", Result.OK, "on")
+
+
+def _btf() -> Findings:
+    there = Path("/sys/kernel/btf/vmlinux").exists()
+    yield Finding("btf", Result.OK, "of the kernel" if there else "none of the kernel, and none is needed")
+
+
+def _memlock() -> Findings:
+    version, _ = _version()
+    if version >= _MEMLOCK_CHARGED_BEFORE:
+        yield Finding("memlock", Result.OK, "maps are not counted as locked memory since 5.11")
+        return
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY or "CAP_SYS_RESOURCE" in capabilities.effective():
+        yield Finding("memlock", Result.OK, "not limited")
+    else:
+        fix = "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit, CAP_SYS_RESOURCE in a container)"
+        yield Finding("memlock", Result.FAIL, f"{limit} bytes, and this kernel counts maps", fix)
+
+
+def _bpffs(pins: Pins) -> Findings:
+    existing = next(path for path in (pins.root, *pins.root.parents) if path.exists())
+    if not bpf.is_bpffs(existing):
+        yield Finding("bpffs", Result.FAIL, f"{pins.root} is not on a bpffs", _BPFFS_FIX)
+    elif not os.access(existing, os.W_OK):
+        yield Finding("bpffs", Result.FAIL, f"{existing} cannot be written", "run as root, or mount it for writing")
+    else:
+        yield Finding("bpffs", Result.OK, f"{pins.root} is on one")
+
+
+def _agent(pins: Pins) -> Findings:
+    if is_held(pins):
+        yield Finding("agent", Result.OK, f"runs, pid {holder_words(pins).get('pid', 'unknown')}")
+    elif pins.exists():
+        fix = "start the agent again, or remove what it left: sniffer cleanup"
+        yield Finding("agent", Result.WARN, "none runs, but one was here: its mirrors end with their lease", fix)
+    else:
+        yield Finding("agent", Result.OK, "none runs, none was here")
+
+
+def _relay(netlink: Netlink) -> Findings:
+    try:
+        there = relay.observe(netlink)
+    except MachineError as error:
+        yield Finding("relay", Result.FAIL, error.message, error.fix)
+        return
+    if there is None and not _has_module("veth") and Path("/lib/modules").is_dir():
+        yield Finding("relay", Result.FAIL, "this kernel has no veth", "install the kernel's modules, modprobe veth")
+    elif there and there[1]:
+        yield Finding("relay", Result.WARN, "; ".join(there[1]), "the agent mends it when it starts")
+    else:
+        yield Finding("relay", Result.OK, "is there" if there else f"the names {relay.TX} and {relay.RX} are free")
+
+
+def _backlog() -> Findings:
+    setting = Path("/proc/sys/net/core/netdev_max_backlog")
+    if not setting.exists():
+        yield Finding("backlog", Result.OK, "not to be seen from this network namespace")
+    elif int(setting.read_text()) < _BACKLOG:
+        text = f"net.core.netdev_max_backlog is {int(setting.read_text())}: bursts between interfaces are dropped early"
+        yield Finding("backlog", Result.WARN, text, f"sysctl net.core.netdev_max_backlog={_BACKLOG}")
+    else:
+        yield Finding("backlog", Result.OK, f"net.core.netdev_max_backlog is {int(setting.read_text())}")
+
+
+def _mtu(netlink: Netlink) -> Findings:
+    uplink = netlink.path_to(_SOMEWHERE)
+    if uplink.device is None:
+        yield Finding("mtu", Result.OK, "no default route: each target needs a route of its own")
+        return
+    others = [link for link in netlink.links() if _is_mirrored(link) and link.name != uplink.device]
+    largest = max(others, key=lambda link: link.mtu, default=None)
+    text = f"{uplink.device}, where the default route leads, has {uplink.mtu}"
+    if largest is None or largest.mtu + _OVERHEAD <= uplink.mtu:
+        yield Finding("mtu", Result.OK, f"{text}: the largest frames of other interfaces fit, wrapped")
+        return
+    words = f"{text}, full frames of {largest.name} take {largest.mtu + _OVERHEAD} wrapped: they will be cut in two"
+    fix = f"ip link set {uplink.device} mtu {largest.mtu + _OVERHEAD}, where the network behind carries it"
+    yield Finding("mtu", Result.WARN, words, fix)
+
+
+def _is_mirrored(link: Link) -> bool:
+    return link.up and link.arphrd == _ETHERNET and link.name not in (relay.TX, relay.RX)
+
+
+def _rivals(netlink: Netlink, pins: Pins) -> Findings:
+    ours = frozenset(programs.pinned_ids(pins).values())
+    found = False
+    for rival in rivals(netlink, ours):
+        found = True
+        text = f"{rival.interface}: {rival.where} has {rival.what}; what it takes or drops, the tap does not see"
+        yield Finding("rivals", Result.WARN, text, "mirror this traffic at another interface, or have it run later")
+    if not found:
+        yield Finding("rivals", Result.OK, "nobody else is on the hooks, or only behind us")
+
+
+def _gro_list(netlink: Netlink) -> Findings:
+    version, _ = _version()
+    if version[:2] != (5, 10):
+        yield Finding("rx-gro-list", Result.OK, "matters on 5.10 only")
+        return
+    risky = [
+        link.name for link in netlink.links() if _is_mirrored(link) and "rx-gro-list" in netlink.offloads(link.name)
+    ]
+    for name in risky:
+        text = f"{name}: on, and 5.10 lacks the fixes of what it merges"
+        yield Finding("rx-gro-list", Result.WARN, text, f"ethtool -K {name} rx-gro-list off")
+    if not risky:
+        yield Finding("rx-gro-list", Result.OK, "off everywhere")
+
+
+def _services() -> Findings:
+    services = {"NetworkManager": "/run/NetworkManager", "systemd-networkd": "/run/systemd/netif"}
+    running = [name for name, path in services.items() if Path(path).is_dir()]
+    text = f"{' and '.join(running)}; the agent tells it to leave the relay alone" if running else "none"
+    yield Finding("network services", Result.OK, text)

@@ -1,0 +1,58 @@
+"""Kernel versions as distributions write them, and what is said of them (floors of known bugs)."""
+
+import pytest
+
+from sniffer.kernel.floors import Version, judge, version_of
+
+
+@pytest.mark.parametrize(
+    ("release", "build", "signature", "wanted"),
+    [
+        ("6.18.44-fc-v669", "#1 SMP PREEMPT_DYNAMIC @0", "", ((6, 18, 44), True)),
+        ("6.1.0-28-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 (2024-11-22)", "", ((6, 1, 119), True)),
+        ("6.12.57+deb13-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.12.57-1 (2025-11-05)", "", ((6, 12, 57), True)),
+        ("5.15.0-101-generic", "#111-Ubuntu SMP", "Ubuntu 5.15.0-101.111-generic 5.15.143\n", ((5, 15, 143), True)),
+        ("5.14.0-427.el9.x86_64", "#1 SMP PREEMPT_DYNAMIC Fri", "", ((5, 14, 0), False)),
+        ("6.17-rc1", "#1 SMP", "", ((6, 17, 0), False)),
+        ("6.17.0", "#1 SMP", "", ((6, 17, 0), True)),
+        ("odd", "#1", "", ((0, 0, 0), False)),
+    ],
+)
+def test_versions(release: str, build: str, signature: str, wanted: tuple[Version, bool]) -> None:
+    assert version_of(release, build, signature) == wanted
+
+
+@pytest.mark.parametrize(
+    ("version", "result"),
+    [
+        ((0, 0, 0), "fail"),
+        ((4, 19, 300), "fail"),
+        ((5, 9, 16), "fail"),
+        ((5, 10, 139), "fail"),
+        ((5, 10, 140), "warn"),
+        ((5, 10, 246), "warn"),
+        ((5, 10, 247), "ok"),
+        ((5, 15, 190), "warn"),
+        ((6, 1, 54), "fail"),
+        ((6, 1, 55), "warn"),
+        ((6, 1, 169), "warn"),
+        ((6, 1, 170), "ok"),
+        ((6, 6, 40), "fail"),
+        ((6, 6, 41), "ok"),
+        ((6, 9, 3), "warn"),
+        ((6, 12, 34), "fail"),
+        ((6, 12, 93), "warn"),
+        ((6, 12, 94), "ok"),
+        ((6, 15, 9), "warn"),
+        ((6, 16, 0), "ok"),
+        ((7, 2, 1), "ok"),
+    ],
+)
+def test_floors(version: Version, result: str) -> None:
+    assert judge(version, True).result == result
+    assert judge(version, False).result == ("fail" if version < (5, 10) else "warn")
+
+
+def test_a_refusal_names_the_floor() -> None:
+    assert judge((6, 1, 1), True).text == "6.1.1 has bugs that hurt production traffic, 6.1.55 is the least"
+    assert "6.1.170" in judge((6, 1, 100), True).text
