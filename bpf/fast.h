@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The fast path, on the egress of the relay's sending end: wraps in place what can be, lets the rest pass. */
+#ifndef SNIFFER_FAST_H
+#define SNIFFER_FAST_H
+
+#include "segments.h"
+
+static __always_inline int refuse(struct slot *slot, enum outcome outcome)
+{
+	slot->outcome = outcome;
+	return TC_ACT_SHOT;
+}
+
+/* To the slow path: the kernel segments and fills checksums; mark and hash tell encap_frame what it must
+ * know; of what BPF can write, nothing else survives the crossing (the kernel clears the priority). */
+static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s)
+{
+	struct slot *slot = &s->slot;
+
+	if (!skb->gso_size && skb->len > FRAME_LIMIT)
+		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
+	slot->segments = segments_of(skb, &s->window);
+	slot->outcome = OUTCOME_RELAYED;
+	skb->mark = slot->tunnel << MARK_TUNNEL_SHIFT |
+		    (slot->generation & MARK_GENERATION_MASK) << MARK_GENERATION_SHIFT |
+		    (slot->counter & MARK_COUNTER_MASK);
+	bpf_set_hash(skb, slot->snap_length);
+	return TC_ACT_OK;
+}
+
+/* The outer headers in front of an IP packet, in place. 0, or the kernel's error: -ENOMEM ruins the clone, after any
+ * other it is as it was. */
+static __always_inline long make_room(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+				      struct wrapping *wrap)
+{
+	__u64 inner_length = ETH_HLEN + s->window.tag_length;
+	__u16 tag_proto = skb->vlan_proto, tag_tci = skb->vlan_tci;
+	long status;
+
+	wrap->flags |=
+		BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L2(inner_length);
+	wrap->flags |=
+		e->template[OUTER_PROTOCOL] == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+	if (shorten_segments(skb, wrap->excess))
+		return -ENOMEM;
+	if (s->window.tag_length)
+		bpf_skb_vlan_pop(skb);
+	status = bpf_skb_adjust_room(skb, wrap->room, BPF_ADJ_ROOM_MAC, wrap->flags | BPF_F_ADJ_ROOM_ENCAP_L2_ETH);
+	if (status == -EINVAL) /* a kernel before 5.13 does not know the last flag */
+		status = bpf_skb_adjust_room(skb, wrap->room, BPF_ADJ_ROOM_MAC, wrap->flags);
+	if (status && s->window.tag_length)
+		bpf_skb_vlan_push(skb, tag_proto, tag_tci);
+	return status;
+}
+
+/* The usual outer headers, the quick way. */
+static __always_inline bool header_written(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+					   __u32 length)
+{
+	__u16 id = s->packets++;
+
+	if (s->window.tag_length)
+		return false;
+	switch (e->template_length) {
+	case 38: /* GRE */
+		return header_write(skb, s, e, 38, length, id);
+	case 42: /* GRE with a key */
+		return header_write(skb, s, e, 42, length, id);
+	case 50: /* VXLAN */
+		return header_write(skb, s, e, 50, length, id);
+	}
+	return false;
+}
+
+/* Outer headers written, the copy leaves. */
+static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+					struct wrapping *wrap)
+{
+	__u32 length = wrap->headers ? skb->len - OUTER_IP : e->template_length - OUTER_IP + wrap->length;
+	__u32 packets = 1, bytes = length + OUTER_IP, each, payload;
+
+	if (!header_written(skb, s, e, length)) {
+		header_build(s, e, length, s->slot.hash, bpf_get_prandom_u32());
+		if (header_store(skb, s, e))
+			return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
+	}
+	if (!wrap->headers && clear_beyond(skb, s, length + OUTER_IP))
+		return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
+	if (wrap->headers && wrap->segment_size) {
+		each = e->template_length + ETH_HLEN + s->window.tag_length + wrap->headers;
+		payload = skb->len - each;
+		packets = (payload + wrap->segment_size - 1) / wrap->segment_size;
+		bytes = payload + packets * each;
+	}
+	s->slot.outcome = OUTCOME_SENT;
+	return send(skb, e, s->slot.egress, s->slot.counter, packets, bytes);
+}
+
+/* The relay's receiving end drops frames that end just behind a tag: those are cut there, not here. */
+#define RELAY_SHORTEST 64
+
+static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+				      const struct tunnel *t)
+{
+	struct window *w = &s->window;
+	struct slot *slot = &s->slot;
+	struct wrapping wrap = {.room = e->template_length + w->tag_length, .length = w->frame_length};
+	bool drop_oversize = t->oversize == OVERSIZE_DROP;
+	bool in_place = skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+	long status;
+
+	if (slot->snap_length && wrap.length > slot->snap_length) {
+		wrap.length = slot->snap_length;
+		if (!cut_tail(skb,
+			      in_place || wrap.length > RELAY_SHORTEST ? wrap.length - w->tag_length : RELAY_SHORTEST))
+			return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
+	}
+	if (!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu) {
+		if (drop_oversize)
+			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
+		return pass_on(skb, s);
+	}
+	if (!in_place)
+		return pass_on(skb, s);
+	if (skb->gso_size) {
+		if (!fit_segments(skb, s, e, &wrap))
+			return drop_oversize ? refuse(slot, OUTCOME_DROPPED_OVERSIZE) : pass_on(skb, s);
+		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
+			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
+	}
+	status = make_room(skb, s, e, &wrap);
+	if (status == -ENOMEM)
+		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
+	if (status)
+		return pass_on(skb, s);
+	return send_wrapped(skb, s, e, &wrap);
+}
+
+#endif

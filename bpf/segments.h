@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Super-packets: what segments they will become, and what must be done so that each fits the underlay. */
+#ifndef SNIFFER_SEGMENTS_H
+#define SNIFFER_SEGMENTS_H
+
+#include <linux/errno.h>
+
+#include "encap.h"
+
+/* Headers of an IP packet of TCP or UDP that starts at `at`, from there to the payload, in bytes; 0: something else. */
+static __always_inline __u32 headers_of(struct window *w, __u32 at, bool *tcp)
+{
+	__u32 ip_length;
+	__u8 protocol;
+
+	if (window_u8(w, at) >> 4 == 4) {
+		ip_length = (window_u8(w, at) & 15) * 4;
+		protocol = window_u8(w, at + 9);
+	} else {
+		ip_length = 40;
+		protocol = window_u8(w, at + 6);
+	}
+	*tcp = protocol == IPPROTO_TCP;
+	if (*tcp)
+		return ip_length + (window_u8(w, at + ip_length + 12) >> 4) * 4;
+	return protocol == IPPROTO_UDP ? ip_length + 8 : 0;
+}
+
+/* How many frames the kernel makes of a super-packet. A guest's has not said so: count them. */
+static __always_inline __u32 segments_of(struct __sk_buff *skb, struct window *w)
+{
+	__u32 size = skb->gso_size, at = ETH_HLEN, length = w->frame_length, headers;
+	bool tcp;
+
+	if (skb->gso_segs || !size)
+		return size ? skb->gso_segs : 1;
+	for (int tags = 0; tags < 2; tags++)
+		if (window_u16(w, at - 2) == ETH_P_8021Q || window_u16(w, at - 2) == ETH_P_8021AD)
+			at += TAG_LENGTH;
+	headers = at + headers_of(w, at, &tcp);
+	return (length - (headers < length ? headers : 0) + size - 1) / size;
+}
+
+/* A wrapping in place: what it does to the frame, in bytes. */
+struct wrapping {
+	__u32 room;	    /* added in front of the network header */
+	__u32 length;	    /* of the frame as the analyzer gets it */
+	__u32 headers;	    /* of each segment, network and transport; 0: not a super-packet */
+	__u32 segment_size; /* payload of each segment */
+	__u32 excess;	    /* to take from the segment size beside the room */
+	__u64 flags;	    /* of bpf_skb_adjust_room */
+};
+
+/* Segments of a super-packet and the outer header must fit the underlay: as they are, or, TCP only, cut anew.
+ * False: the slow path must do it. */
+static __always_inline bool fit_segments(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+					 struct wrapping *wrap)
+{
+	__u32 size = skb->gso_size, segment;
+	bool tcp;
+
+	wrap->headers = headers_of(&s->window, ETH_HLEN + s->window.tag_length, &tcp);
+	wrap->segment_size = size;
+	segment = wrap->headers + size;
+	if (!wrap->headers || size > 0xf000)
+		return false;
+	if (segment + wrap->room <= e->mtu) {
+		wrap->flags |= BPF_F_ADJ_ROOM_FIXED_GSO;
+		return true;
+	}
+	if (!tcp)
+		return false;
+	wrap->excess = segment > e->mtu ? segment - e->mtu : 0;
+	if (wrap->room + wrap->excess + 64 > size || wrap->excess > 0xfff)
+		return false;
+	wrap->segment_size = size - wrap->room - wrap->excess;
+	return true;
+}
+
+/* Takes more from the segment size than the outer headers will: growing takes, shrinking back with a fixed size leaves
+ * it taken. 0, or -ENOMEM: the clone is ruined. */
+static __always_inline long shorten_segments(struct __sk_buff *skb, __u32 excess)
+{
+	if (excess && (bpf_skb_adjust_room(skb, excess, BPF_ADJ_ROOM_MAC, 0) ||
+		       bpf_skb_adjust_room(skb, -(__s32)excess, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)))
+		return -ENOMEM;
+	return 0;
+}
+
+#endif

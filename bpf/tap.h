@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* On production hooks: reads, matches, clones. Nothing here writes to the packet. */
+#ifndef SNIFFER_TAP_H
+#define SNIFFER_TAP_H
+
+#include <linux/errno.h>
+
+#include "filter.h"
+#include "flow.h"
+#include "guard.h"
+#include "path.h"
+
+/* The list of a hook, 0 for none. */
+static __always_inline __u32 list_of(__u32 ifindex, __u32 direction)
+{
+	__u64 owner = (__u64)ifindex << 32 | (__u64)direction << 31;
+
+	for (int n = 0; n < HOOKS_PROBES; n++) {
+		__u32 place = (2 * ifindex + direction + n) & (HOOKS_MAX - 1);
+		volatile __u64 *word = bpf_map_lookup_elem(&hooks, &place);
+		__u64 value = word ? *word : 0;
+
+		if ((value & ~0x7fffffffULL) == owner)
+			return value & 0x7fffffff;
+	}
+	return 0;
+}
+
+/* CLOCK_MONOTONIC in nanoseconds, to the jiffy: reading the clock anew for each frame would cost more than a rule. */
+static __always_inline __u64 now_ns(struct scratch *s)
+{
+	__u64 jiffies = bpf_jiffies64();
+
+	if (s->jiffies != jiffies) {
+		s->jiffies = jiffies;
+		s->now_ns = bpf_ktime_get_ns();
+	}
+	return s->now_ns;
+}
+
+/* Clones the frame to the relay; slot is filled. */
+static __always_inline enum outcome clone_to_relay(struct __sk_buff *skb, struct slot *slot)
+{
+	__u32 zero = 0;
+	__u64 *ifindex = bpf_map_lookup_elem(&relay, &zero);
+	long status;
+
+	if (!ifindex)
+		return OUTCOME_DROPPED_RELAY_DOWN;
+	slot->wrapped = 0;
+	slot->outcome = OUTCOME_DROPPED_RELAY_DOWN;
+	slot->armed = 1;
+	status = bpf_clone_redirect(skb, (__u32)*ifindex, 0);
+	if (slot->armed) {
+		slot->armed = 0;
+		return status == -ENOMEM ? OUTCOME_DROPPED_NO_MEMORY : OUTCOME_DROPPED_RELAY_DOWN;
+	}
+	if (slot->outcome != OUTCOME_RELAYED)
+		return slot->outcome;
+	/* Of a super-packet the status tells the fate of the last segment only: what else is lost shows behind the relay. */
+	if (status < 0 || (status > 0 && slot->segments == 1))
+		return OUTCOME_DROPPED_NO_MEMORY;
+	count(slot->counter, OUTCOME_RELAYED, slot->segments, 0);
+	return OUTCOME_SENT;
+}
+
+/* One copy of the frame to one target of a mirror. Always 0. */
+__noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, __u32 nth)
+{
+	struct scratch *s = scratch_at(level);
+	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &mirror_id);
+	const struct tunnel *t;
+	enum outcome outcome;
+	__u32 length, snap_length, tunnel;
+
+	if (!s || !m)
+		return 0;
+	tunnel = m->tunnels[nth & (TARGETS_LENGTH - 1)];
+	t = bpf_map_lookup_elem(&tunnels, &tunnel);
+	if (!t)
+		return 0;
+	snap_length = m->snap_length;
+	if (t->snap_length && (!snap_length || snap_length > t->snap_length))
+		snap_length = t->snap_length;
+	length = s->window.frame_length;
+	if (snap_length && length > snap_length)
+		length = snap_length;
+	s->slot.tunnel = tunnel;
+	s->slot.generation = t->generation;
+	s->slot.counter = m->counter;
+	s->slot.snap_length = snap_length;
+	s->slot.hash = flow_hash(&s->window);
+	s->slot.egress = endpoint_of(t, s->slot.hash);
+	count(m->counter, OUTCOME_MATCHED, 1, s->window.frame_length);
+	outcome = path_outcome(s->slot.egress);
+	if (outcome == OUTCOME_SENT)
+		outcome = clone_to_relay(skb, &s->slot);
+	count(m->counter, outcome, 1, outcome == OUTCOME_SENT ? length : s->window.frame_length);
+	return 0;
+}
+
+/* What one mirror wants of the frame. Always 0. */
+__noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
+{
+	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &id);
+	const __u64 *lease = bpf_map_lookup_elem(&leases, &id);
+	struct scratch *s = scratch_at(level);
+
+	if (!s || !m || !lease)
+		return 0;
+	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
+		return 0;
+	if (*lease <= now_ns(s))
+		return 0;
+	for (__u32 nth = 0; nth < TARGETS_LENGTH; nth++) {
+		if (nth >= m->target_count)
+			break;
+		if (s->copies < COPIES_LIMIT) {
+			s->copies++;
+			copy_frame(skb, level, id, nth);
+		} else {
+			count(m->counter, OUTCOME_MATCHED, 1, s->window.frame_length);
+			count(m->counter, OUTCOME_DROPPED_COPY_LIMIT, 1, s->window.frame_length);
+		}
+	}
+	return 0;
+}
+
+/* Everything that a hook's list asks for. */
+static __always_inline void mirror_all(struct __sk_buff *skb, __u32 level, __u32 list_id)
+{
+	const struct list *list = bpf_map_lookup_elem(&lists, &list_id);
+
+	if (!list)
+		return;
+	for (int n = 0; n < LIST_LENGTH; n++) {
+		if (!list->mirrors[n])
+			break;
+		mirror_frame(skb, level, list->mirrors[n]);
+	}
+}
+
+static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
+{
+	__u32 list = list_of(skb->ifindex, direction);
+	__u32 *level = level_in_use();
+	struct scratch *s;
+
+	if (!list || !level || *level >= LEVELS)
+		return TC_ACT_UNSPEC;
+	s = scratch_at(*level);
+	if (!s || window_load(skb, &s->window))
+		return TC_ACT_UNSPEC;
+	if (direction == EGRESS && is_our_copy(skb, &s->window)) {
+		count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
+		return TC_ACT_UNSPEC;
+	}
+	s->copies = 0;
+	*level += 1;
+	mirror_all(skb, *level - 1, list);
+	*level -= 1;
+	return TC_ACT_UNSPEC;
+}
+
+#endif
