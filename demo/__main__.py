@@ -83,14 +83,17 @@ def play(teller: Teller, directory: Path, sabotage: Kind | None, *, quiet: bool)
         agent.write_text(acts.MANIFEST)
         teller.step("Starting sniffer agent --manifests DIR; in DIR lies:")
         teller.text(acts.MANIFEST)
-        with agent:
-            agent.programmed()
+        try:
+            agent.start(timeout=acts.PATIENCE_S)
+            agent.programmed(timeout=acts.PATIENCE_S)
             teller.step(f"The agent has attached to {this.pod_device}, and the analyzer is reachable")
             played = [first(teller, play_ := Play(teller, this, agent)), second(teller, play_), third(teller, play_)]
             status = stage.status(SNIFFER)
             if not quiet:
                 teller.title("sniffer status")
                 show_status(teller.console)
+        finally:
+            agent.stop()
         agent.cleanup()
     verdict(teller, played)
     return played, status

@@ -36,6 +36,8 @@ TUNNELS = {("vxlan", 4242): "VXLAN", ("gre", 7): "GRE"}
 FILTER = "tcp port 80"
 FLOW_S = 1.2
 """How long traffic flows before an edit, and after it."""
+PATIENCE_S = 60.0
+"""For what takes a second, on a machine that is busy with other things."""
 MARGIN_S = 0.3
 """A witness may read a frame this much later than it passed."""
 SHOWN = 4

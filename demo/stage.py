@@ -71,7 +71,7 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         try:
-            out, _err = self._process.communicate(timeout=10)  # its standard input ends
+            out, _err = self._process.communicate(timeout=60)  # its standard input ends
             self.result = json.loads(out)
         except BaseException:
             self._process.kill()
@@ -128,7 +128,7 @@ def tell(frames: Iterable[bytes], netns: str | None = None) -> list[Line]:
 def in_force(manifests: Path, sniffer: Path) -> None:
     """Waits until `sniffer plan` finds nothing left to do: the kernel's maps are what the manifests say."""
     line = [str(sniffer), "plan", "--manifests", str(manifests)]
-    wait_until(lambda: subprocess.run(line, capture_output=True, check=False).returncode == 0, 10, what=" ".join(line))
+    wait_until(lambda: subprocess.run(line, capture_output=True, check=False).returncode == 0, 60, what=" ".join(line))
 
 
 def sabotage(this: Node, kind: str) -> None:

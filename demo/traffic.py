@@ -24,6 +24,7 @@ PAGES = {"/": b"<h1>hello</h1>\n", "/catalogue": b"an article of the catalogue\n
 """A page of one frame, and one of 19,600 bytes: full frames, whose copies exceed the underlay's MTU."""
 NAMES = ("shop.example", "pay.example", "static.example")
 PAUSE_S = 0.04
+TIMEOUT_S = 10
 
 
 class Shop(BaseHTTPRequestHandler):
@@ -68,7 +69,7 @@ def answer(query: bytes) -> bytes:
 def get(number: int) -> bool:
     """One HTTP request, each third of the large page."""
     path = "/catalogue" if number % 3 == 2 else "/"
-    with urllib.request.urlopen(f"http://{POD}{path}", timeout=2) as reply:
+    with urllib.request.urlopen(f"http://{POD}{path}", timeout=TIMEOUT_S) as reply:
         return bool(reply.read() == PAGES[path])
 
 
@@ -76,7 +77,7 @@ def resolve(number: int) -> bool:
     """One DNS query."""
     query = question(random.randrange(1 << 16), NAMES[number % len(NAMES)])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as names:
-        names.settimeout(2)
+        names.settimeout(TIMEOUT_S)
         names.sendto(query, (POD, 53))
         return names.recv(512) == answer(query)
 
@@ -84,7 +85,7 @@ def resolve(number: int) -> bool:
 def ping(number: int) -> bool:
     """One echo request, each third of full size."""
     size = 1472 if number % 3 == 1 else 56
-    line = ["ping", "-q", "-c", "1", "-W", "2", "-s", str(size), POD]
+    line = ["ping", "-q", "-c", "1", "-W", str(TIMEOUT_S), "-s", str(size), POD]
     return subprocess.run(line, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
