@@ -161,7 +161,7 @@ def test_the_mtu_of_the_uplink(uplink: int, result: list[tuple[str, str]]) -> No
 def test_programs_of_others(others: bpf.Object) -> None:
     tap, ring = others.program("tap_egress"), others.program("relay_ring")
     with veth() as ifindex, Netlink() as netlink:
-        link = tcx.attach_tcx(ifindex, Direction.EGRESS, tap.fd)
+        link = tcx.attach_tcx(ifindex, Direction.INGRESS, tap.fd)
         netlink.attach_xdp(ifindex, ring.fd)
         netlink.ensure_clsact(ifindex)
         options = {"parent": 0xFFFFFFF2, "prio": 7, "fd": tap.fd, "name": "theirs", "direct_action": True}
@@ -174,36 +174,39 @@ def test_programs_of_others(others: bpf.Object) -> None:
     assert found(rows) == [("rivals", "warn")] * 3
     assert [row["text"].partition(";")[0] for row in rows if row["check"] == "rivals"] == [
         f"d0: XDP has program {ring.id}",
+        f"d0: TCX ingress has program {tap.id}",
         "d0: clsact ingress has theirs, priority 7, handle 0x3",
-        f"d0: TCX egress has program {tap.id}",
     ]
 
 
-def test_an_agent_and_who_is_ahead_of_it(tmp_path: Path, others: bpf.Object) -> None:
+@pytest.mark.parametrize("attachment", ["tcx", "clsact"])
+def test_an_agent_and_who_is_ahead_of_it(tmp_path: Path, others: bpf.Object, attachment: str) -> None:
     """What runs behind us is no rival."""
     tap = others.program("tap_ingress")
-    with node("bridge"):
-        agent = Agent(tmp_path)
+    with node("bridge"), Netlink() as netlink:
+        agent = Agent(tmp_path, Path(ROOT), "--attachment", attachment)
         agent.write(target(), mirror())
         ifindex = json.loads(run("ip", "-j", "link", "show", "pod0"))[0]["ifindex"]
-        behind = tcx.attach_tcx(ifindex, Direction.EGRESS, tap.fd)
-        try:
-            with agent:
-                agent.programmed()
-                _, rows = doctor()
-                assert [item for item in found(rows) if item[0] != "mtu"] == []
-                assert text(rows, "agent") == f"runs, pid {agent.process.pid if agent.process else None}"
-                assert text(rows, "relay") == "is there"
-                ahead = tcx.attach_tcx(ifindex, Direction.INGRESS, tap.fd)
-                _, rows = doctor()
-                os.close(ahead)
-                assert ("rivals", "warn") in found(rows)
-                assert text(rows, "rivals").startswith(f"pod0: TCX ingress has program {tap.id};")
+        netlink.ensure_clsact(ifindex)
+        options = {"parent": 0xFFFFFFF2, "prio": 7, "fd": tap.fd, "name": "behind", "direct_action": True}
+        netlink.change("filter", "tc", "add-filter", "bpf", index=ifindex, handle=3, **options)
+        behind = tcx.attach_tcx(ifindex, Direction.EGRESS, tap.fd) if attachment == "tcx" else None
+        with agent:
+            agent.programmed()
             _, rows = doctor()
-            assert ("agent", "warn") in found(rows)
-        finally:
+            assert [item for item in found(rows) if item[0] != "mtu"] == []
+            assert text(rows, "agent") == f"runs, pid {agent.process.pid if agent.process else None}"
+            assert text(rows, "relay") == "is there"
+            ahead = tcx.attach_tcx(ifindex, Direction.INGRESS, tap.fd)
+            _, rows = doctor()
+            os.close(ahead)
+            assert ("rivals", "warn") in found(rows)
+            assert text(rows, "rivals").startswith(f"pod0: TCX ingress has program {tap.id};")
+        _, rows = doctor()
+        assert ("agent", "warn") in found(rows)
+        if behind is not None:
             os.close(behind)
-            agent.cleanup()
+        agent.cleanup()
     assert found(doctor()[1]) == []
 
 
