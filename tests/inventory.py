@@ -1,4 +1,4 @@
-"""What the kernel holds, as bpftool, tc and ip tell it: tools that share nothing with the agent.
+"""What the kernel holds, as bpftool, tc and ip tell it; only TCX, which they may be too old for, is asked for directly.
 
 Ids of BPF objects belong to the whole machine, on which others may be at work; pins, devices and qdiscs are of this run
 alone. So objects are followed by the ids that our pins and devices lead to.
@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sniffer.abi.limits import Direction
+from sniffer.kernel import tcx
 from tests.topology import run, wait_until
 
 ROOT = Path("/sys/fs/bpf/sniffer")
@@ -48,11 +50,18 @@ def assert_gone(held: dict[str, tuple[str, int, int]], timeout: float = 5.0) -> 
 
 
 def attached() -> set[tuple[str, str, int]]:
-    """(device, ingress, egress or xdp, program id) of every program on a device of the node."""
-    (net,) = bpftool("net", "show")
-    found = {(row["devname"], "xdp", row.get("id", row.get("prog_id", 0))) for row in net["xdp"]}
-    for row in net["tc"]:
-        found.add((row["devname"], row["kind"].rsplit("/", 1)[-1], row.get("id", row.get("prog_id", 0))))
+    """(device, ingress, egress or xdp; program id) of every program on a device of the node."""
+    found = set()
+    for link in json.loads(run("ip", "-j", "link")):
+        device = link["ifname"]
+        if "xdp" in link:
+            found.add((device, "xdp", link["xdp"]["prog"]["id"]))
+        for direction in Direction:
+            way = direction.name.lower()
+            found |= {(device, way, number) for number in tcx.query_tcx(link["ifindex"], direction)}
+            for row in json.loads(run("tc", "-j", "filter", "show", "dev", device, way) or "[]"):
+                if "prog" in row.get("options", {}):
+                    found.add((device, way, row["options"]["prog"]["id"]))
     return found
 
 
@@ -70,21 +79,10 @@ def surfaces(qdiscs: bool = True) -> list[str]:
         for direction in ("ingress", "egress"):
             shown = run("tc", "filter", "show", "dev", device, direction).splitlines()
             lines += [f"{device} {direction}: {line}" for line in shown]
-            lines += [f"{device} {direction}: program {number}" for number in tcx(device, direction)]
+    lines += [" ".join(map(str, row)) for row in sorted(attached())]
     return lines + run("find", "/sys/fs/bpf").splitlines()
 
 
 def ifindex(device: str) -> int:
     """The index of one of the node's links."""
     return int(Path(f"/sys/class/net/{device}/ifindex").read_text())
-
-
-def tcx(device: str, direction: str) -> list[int]:
-    """The ids of the programs on a TCX hook, in no order that means anything, as the links of the machine say."""
-    index = ifindex(device)
-    wanted = f"tcx_{direction}"
-    return [
-        row["prog_id"]
-        for row in bpftool("link", "show")
-        if row.get("ifindex") == index and row.get("attach_type") in {wanted, 46 if direction == "ingress" else 47}
-    ]

@@ -34,3 +34,9 @@ int foreign_ok(struct __sk_buff *skb)
 {
 	return counted(skb, TC_ACT_OK);
 }
+
+SEC("tc")
+int foreign_drop(struct __sk_buff *skb)
+{
+	return counted(skb, TC_ACT_SHOT);
+}
