@@ -374,6 +374,24 @@ def test_what_has_not_changed_keeps_its_ids() -> None:
     assert after.names == before.names, "a counter survives edits"
 
 
+def test_a_mirror_that_rests_keeps_its_counter() -> None:
+    """Suspended: no place in the kernel, but its counts are not another's meanwhile, nor lost."""
+    machine = Machine()
+    settle(machine, wanted({IN: (mirror("a"),)}))
+    before = counters(machine)
+    settle(machine, Wanted({}, {}, (Verdict(identity("a"), "Suspended"),)))
+    assert counters(machine) == before
+    settle(machine, wanted({IN: (mirror("b"), mirror("a", program(1)))}))
+    assert counters(machine).items() > before.items()
+    settle(machine, wanted({IN: (mirror("b"),)}))
+    assert set(counters(machine)) == {identity("b")}
+
+
+def counters(machine: Machine) -> dict[Identity | None, int]:
+    """Counter ids by whose they are."""
+    return {identity_of(text): key.id for key, text in machine.names.items() if key.kind == NameKind.COUNTER}
+
+
 def test_a_path_is_one_word() -> None:
     machine = Machine()
     settle(machine, wanted({IN: (mirror(),)}))
