@@ -38,7 +38,7 @@ def show(root: Path, *, as_json: bool, watch: bool) -> int:
 
 
 def _exit_status(rows: dict[str, Any]) -> int:
-    mirrors = all(row["state"] in GOOD_STATES for row in rows["mirrors"])
+    mirrors = all(row["state"] in GOOD_STATES and row["reason"] != "LeaseEnded" for row in rows["mirrors"])
     hooks = all(row["state"] == "attached" for row in rows["hooks"])
     return 0 if mirrors and hooks else 1
 
