@@ -38,6 +38,8 @@ static __always_inline __u64 now_ns(struct scratch *s)
 	return s->now_ns;
 }
 
+#define XMIT_CONGESTION 2 /* NET_XMIT_CN of <linux/netdevice.h> */
+
 /* Clones the frame to the relay; slot is filled. */
 static __always_inline enum outcome clone_to_relay(struct __sk_buff *skb, struct slot *slot)
 {
@@ -57,6 +59,9 @@ static __always_inline enum outcome clone_to_relay(struct __sk_buff *skb, struct
 	}
 	if (slot->outcome != OUTCOME_RELAYED)
 		return slot->outcome;
+	/* A link that is down has a queue that refuses whatever comes. */
+	if (status == XMIT_CONGESTION || status == -ENETDOWN)
+		return OUTCOME_DROPPED_RELAY_DOWN;
 	/* Of a super-packet the status tells the fate of the last segment only: what else is lost shows behind the relay. */
 	if (status < 0 || (status > 0 && slot->segments == 1))
 		return OUTCOME_DROPPED_NO_MEMORY;
