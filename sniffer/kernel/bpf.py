@@ -250,6 +250,11 @@ class Object:
         """The names of all maps, without libbpf's own for constants and globals."""
         return tuple(n for n, p in self._entries("map").items() if not library().bpf_map__is_internal(p))
 
+    def loaded(self) -> tuple[str, ...]:
+        """The names of the programs that are loaded: all of the file but those that `autoload` left out."""
+        entries = self._entries("program").items()
+        return tuple(name for name, entry in entries if call("bpf_program__fd", entry, allow=(errno.ENOENT,)) >= 0)
+
     def program(self, name: str) -> Program:
         """A loaded program by its name in C, whole; its fd is closed with the object. KeyError where there is none."""
         return replace(program_of(call("bpf_program__fd", self._entries("program")[name])), name=name)

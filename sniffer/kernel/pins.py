@@ -25,7 +25,10 @@ from sniffer.plan.names import node_of
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
 ARRAYS = ("hooks", "lists", "filters", "mirrors", "leases", "tunnels", "egress", "paths", "relay")
 TABLES = ("counters", "names")
-PROGRAMS = ("tap_ingress", "tap_egress", "encap", "encap_frame", "relay_ring")
+RING = "relay_ring"
+"""The one program that a kernel may lack what it takes for (docs/adr/0002)."""
+PROGRAMS = (RING, "tap_ingress", "tap_egress", "encap", "encap_frame")
+"""In the order in which they are pinned: where the others are, the ring was pinned too, or this kernel has none."""
 DIGEST_LENGTH = 16
 LOCK_ATTEMPTS, LOCK_PAUSE_S = 10, 0.02
 

@@ -112,8 +112,13 @@ def _libpcap() -> Findings:
 def _programs() -> Findings:
     """The object with all its programs, loaded beside whatever an agent has: kernel and helpers suffice or not."""
     try:
-        with bpf.Object.open(programs.object_path()) as loaded:
-            yield Finding("programs", Result.OK, f"the kernel takes all {len(loaded.programs())}, with their helpers")
+        with programs.open_object(programs.object_path()) as opened:
+            number, loaded = len(opened.programs()), len(opened.loaded())
+        if loaded == number:
+            yield Finding("programs", Result.OK, f"the kernel takes all {number}, with their helpers")
+        else:
+            text = f"the kernel takes {loaded} of {number}: without the relay's ring copies share production's backlog"
+            yield Finding("programs", Result.WARN, text, "use kernel 5.18 or later")
     except MachineError as error:
         yield Finding("programs", Result.FAIL, error.message, error.fix)
     except KernelError as error:

@@ -1,14 +1,16 @@
 """Loading the BPF object, or taking over the programs that an agent of the same object pinned."""
 
+import errno
 import hashlib
 import os
+import resource
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from sniffer.errors import KernelError, MachineError
 from sniffer.kernel import bpf, capabilities
-from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, Pins
+from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, RING, Pins
 
 OBJECT_VARIABLE = "SNIFFER_OBJECT"
 
@@ -22,21 +24,33 @@ def object_path() -> Path:
 
 
 def load(pins: Pins) -> Mapping[str, int]:
-    """Fds of our programs by name; maps and programs are pinned. Loads nothing where the same object is pinned."""
+    """Fds of our programs by name; maps and programs are pinned. Loads nothing where the same object is pinned.
+
+    The ring is not among them where the kernel cannot have it.
+    """
     path = object_path()
     home = pins.programs / hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST_LENGTH]
-    if pins.exists() and all((home / name).exists() for name in PROGRAMS):
-        return {name: bpf.get_pinned(home / name) for name in PROGRAMS}
-    shutil.rmtree(home, ignore_errors=True)
+    if not (pins.exists() and all((home / name).exists() for name in PROGRAMS if name != RING)):
+        shutil.rmtree(home, ignore_errors=True)
+        try:
+            loaded = open_object(path, pins.maps)
+        except KernelError as error:
+            raise refusal(error) from error
+        with loaded:
+            home.mkdir(parents=True)
+            for name in (name for name in PROGRAMS if name in loaded.loaded()):
+                bpf.pin(loaded.program(name).fd, home / name)
+    return {name: bpf.get_pinned(home / name) for name in PROGRAMS if (home / name).exists()}
+
+
+def open_object(path: Path, pin_maps: Path | None = None) -> bpf.Object:
+    """The object with all that this kernel takes of it: before 5.18 there are no `xdp.frags` programs, so no ring."""
     try:
-        loaded = bpf.Object.open(path, pin_maps=pins.maps)
+        return bpf.Object.open(path, pin_maps)
     except KernelError as error:
-        raise refusal(error) from error
-    with loaded:
-        home.mkdir(parents=True)
-        for name in PROGRAMS:
-            bpf.pin(loaded.program(name).fd, home / name)
-    return {name: bpf.get_pinned(home / name) for name in PROGRAMS}
+        if error.errno != errno.EINVAL:
+            raise
+    return bpf.Object.open(path, pin_maps, {RING: False})
 
 
 def refusal(error: KernelError) -> MachineError:
@@ -44,16 +58,23 @@ def refusal(error: KernelError) -> MachineError:
     lacking = capabilities.missing()
     if lacking:
         return MachineError(f"loading BPF programs is not allowed: {', '.join(lacking)} missing", "run as root")
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if error.errno == errno.EPERM and limit != resource.RLIM_INFINITY:  # libbpf has tried to lift it
+        text = f"only {limit} bytes may be locked in memory, which kernels before 5.11 count maps as"
+        return MachineError(
+            text, "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit, CAP_SYS_RESOURCE in a container)"
+        )
     return MachineError(f"the kernel refuses the BPF object: {error}", "see `sniffer doctor`")
 
 
 def pinned_ids(pins: Pins) -> Mapping[str, int]:
     """Ids of the programs that are pinned, by name; where none are, numbers that no program has."""
     homes = list(pins.programs.iterdir()) if pins.programs.is_dir() else []
-    ids = {}
-    for number, name in enumerate(PROGRAMS, start=1):
-        ids[name] = -number
-        for home in homes:
+    ids = {name: -number for number, name in enumerate(PROGRAMS, start=1)}
+    if homes and not any((home / RING).exists() for home in homes):
+        del ids[RING]
+    for home in homes:
+        for name in (name for name in PROGRAMS if (home / name).exists()):
             fd = bpf.get_pinned(home / name)
             ids[name] = bpf.program_of(fd).id
             os.close(fd)

@@ -40,7 +40,7 @@ def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
         return
     if observed.relay and observed.relay.faults:
         yield ops.CreateRelay()
-    if observed.relay is None or observed.relay.ring != relay.ring:
+    if relay.ring is not None and (observed.relay is None or observed.relay.ring != relay.ring):
         yield ops.AttachRing(relay.receiver)
     for hook in (Hook(relay.receiver, Direction.INGRESS), Hook(relay.sender, Direction.EGRESS)):
         yield from _attach(observed, desired, hook, programs)

@@ -80,4 +80,4 @@ class Facts:
     relay: Relay | None
     mechanism: Mechanism
     programs: Mapping[str, int]
-    """Ids of the loaded programs, by name."""
+    """Ids of the loaded programs, by name; `relay_ring` is not among them where the kernel cannot have it."""

@@ -108,7 +108,7 @@ class Assignment:
             paths={number: int(wanted.paths[record]) for number, record in self._egress.wanted.items()},
             names=self._names(wanted.verdicts, node_name),
             attachments=attachments,
-            relay=replace(facts.relay, ring=facts.programs["relay_ring"], faults=()) if facts.relay else None,
+            relay=replace(facts.relay, ring=facts.programs.get("relay_ring"), faults=()) if facts.relay else None,
             relay_word=facts.relay.sender if facts.relay else 0,
         )
 

@@ -1,0 +1,72 @@
+"""A kernel that has no `xdp.frags` programs (before 5.18): the relay works without its ring.
+
+Such a kernel refuses the ring's program with EINVAL; here libbpf does, for a section of no name that it knows.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sniffer.kernel import programs
+from sniffer.kernel.pins import PROGRAMS, RING, Pins
+from sniffer.kernel.programs import OBJECT_VARIABLE, object_path
+from tests.agent import Agent, mirror, sniffer, target
+from tests.mirrored import agent_at, difference
+from tests.packets import CORPUS
+from tests.receivers import inner_frames
+from tests.topology import node, run
+from tests.wire import Capture, send
+
+
+@pytest.fixture
+def ringless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the object is one whose ring is refused."""
+    name, unknown = b"\0xdp.frags\0", b"\0xdp.nokin\0"
+    content = object_path().read_bytes()
+    assert name in content
+    path = tmp_path / "ringless.bpf.o"
+    path.write_bytes(content.replace(name, unknown))
+    monkeypatch.setenv(OBJECT_VARIABLE, str(path))
+
+
+@pytest.fixture
+def agent(ringless: None, tmp_path: Path) -> Iterator[Agent]:
+    with node(), agent_at(tmp_path / "agent") as found:
+        yield found
+
+
+@pytest.mark.usefixtures("ringless")
+def test_the_others_are_loaded_and_taken_over(tmp_path: Path) -> None:
+    pins = Pins(Path("/sys/fs/bpf/ringless"))
+    pins.create()
+    first = programs.load(pins)
+    assert set(first) == set(PROGRAMS) - {RING}
+    ids = programs.pinned_ids(pins)
+    assert set(ids) == set(first)
+    assert all(number > 0 for number in ids.values())
+    assert programs.load(pins).keys() == first.keys()
+    assert programs.pinned_ids(pins) == ids
+    pins.remove()
+
+
+def test_the_corpus_arrives_whole(agent: Agent) -> None:
+    agent.write(target(), mirror(direction="Ingress"))
+    agent.programmed()
+    (receiver,) = json.loads(run("ip", "-j", "-d", "link", "show", "sniffer-rx"))
+    assert "xdp" not in receiver
+    frames = [case.frame for case in CORPUS]
+    with Capture("eth0", "ana") as analyzer:
+        send(frames)
+        outer = analyzer.settle()
+    assert difference(frames, inner_frames(outer)) == ([], [])
+    assert sniffer("plan", "--manifests", agent.manifests, "--pin-root", agent.pin_root).returncode == 0
+
+
+@pytest.mark.usefixtures("ringless")
+def test_the_doctor_says_so() -> None:
+    rows = json.loads(sniffer("doctor", "--json", check=False).stdout)
+    (row,) = (row for row in rows if row["check"] == "programs")
+    assert row["result"] == "warn"
+    assert "4 of 5" in row["text"]
