@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """How often the manifests are looked at."""
-RESYNC_S = 5.0
+RESYNC_S = 1.0
+"""The kernel says nothing when a TCX link is detached: how long it may stay off a hook."""
 SETTLE_S = 0.02
 """Events come in bursts: the loop looks again this long after the first one."""
 PACE_S = 0.1
