@@ -63,6 +63,8 @@ def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
     table = Table("mirror", "state", "interfaces", "targets", "lease")
     for name in ("matched", "sent", "dropped", "wire", "lost"):
         table.add_column(name, justify="right")
+    for column in table.columns:
+        column.overflow = "fold"  # a reason is looked up by its whole name
     for row in mirrors:
         state = row["state"] if not row["reason"] else f"{row['state']}: {row['reason']}"
         if row["message"]:
