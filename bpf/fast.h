@@ -3,6 +3,7 @@
 #ifndef SNIFFER_FAST_H
 #define SNIFFER_FAST_H
 
+#include "flight.h"
 #include "segments.h"
 
 static __always_inline int refuse(struct slot *slot, enum outcome outcome)
@@ -20,6 +21,8 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s)
 	if (!skb->gso_size && skb->len > FRAME_LIMIT)
 		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
 	slot->segments = segments_of(skb, &s->window);
+	if (!flight_begins(slot->segments))
+		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
 	slot->outcome = OUTCOME_RELAYED;
 	skb->mark = slot->tunnel << MARK_TUNNEL_SHIFT |
 		    (slot->generation & MARK_GENERATION_MASK) << MARK_GENERATION_SHIFT |

@@ -37,7 +37,7 @@ ARRAY_OF(__u64, leases, MIRRORS_MAX); /* valid until, CLOCK_MONOTONIC nanosecond
 ARRAY_OF(struct tunnel, tunnels, TUNNELS_MAX);
 ARRAY_OF(struct egress, egress, EGRESS_MAX);
 ARRAY_OF(__u64, paths, EGRESS_MAX); /* enum path_word */
-ARRAY_OF(__u64, relay, 1);	    /* ifindex of the relay's sending end */
+ARRAY_OF(__u64, relay, 1);	    /* RELAY_SHARED and ifindex of the relay's sending end */
 PER_CPU(struct counters, counters, COUNTERS_MAX);
 
 struct {
@@ -105,6 +105,13 @@ struct scratch {
 
 PER_CPU(struct scratch, scratches, LEVELS);
 PER_CPU(__u32, levels, 1); /* how many are in use on this CPU */
+
+/* Frames of the slow path that are in the relay (flight.h). */
+struct flight {
+	__u64 frames;
+	__u64 since_ns; /* when the last one arrived, or the first one left */
+};
+PER_CPU(struct flight, flights, 1);
 
 /* The tail of an outer packet that is being cut into fragments; twice the longest, for the verifier's arithmetic. */
 #define TAIL_MASK 0x3fff

@@ -72,6 +72,7 @@ int encap_frame(struct __sk_buff *skb)
 	s = scratch_at(*level);
 	t = bpf_map_lookup_elem(&tunnels, &tunnel);
 	count(counter, OUTCOME_ARRIVED, 1, 0);
+	flight_ends();
 	if (!s || !t || !t->endpoint_count ||
 	    (t->generation & MARK_GENERATION_MASK) != (mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK))
 		return lose(counter, OUTCOME_LOST_STALE, skb->len);

@@ -30,6 +30,7 @@
 #define COPIES_LIMIT 16	   /* copies of one packet */
 #define TEMPLATE_LENGTH 72 /* the longest outer header: Ethernet, IPv6, UDP, VXLAN, padded */
 #define NAME_LENGTH 1016
+#define FLIGHT_LIMIT 256  /* frames of the slow path at once and per CPU, in a relay without a ring */
 #define FRAME_LIMIT 16000 /* the longest frame that bpf_skb_change_head wraps, measured */
 
 enum direction { INGRESS = 0, EGRESS = 1 };
@@ -95,6 +96,10 @@ struct egress {
 	__u8 pad[2];
 	__u8 template[TEMPLATE_LENGTH];
 };
+
+/* Word of `relay`: ifindex of its sending end, and whether its receiving end shares the backlog of production's packets,
+ * for want of a ring. */
+#define RELAY_SHARED 0x100000000
 
 /* Word of `paths`, by egress id. */
 enum path_word { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_NO_ROUTE = 3 };

@@ -50,8 +50,8 @@ class Kernel:
             case ops.AttachRing(ifindex):
                 self._netlink.attach_xdp(ifindex, self._programs["relay_ring"])
                 self._netlink.offloads_off(relay.RX)  # the kernel switches GRO on with it; the ring stays
-            case ops.SetRelay(ifindex):
-                bpf.store_word(maps.memory["relay"], 0, ifindex)
+            case ops.SetRelay(word):
+                bpf.store_word(maps.memory["relay"], 0, word)
             case ops.SetLease(number, until_ns):
                 bpf.store_word(maps.memory["leases"], number, until_ns)
             case ops.SetPath(number, word):

@@ -109,7 +109,7 @@ class Assignment:
             names=self._names(wanted.verdicts, node_name),
             attachments=attachments,
             relay=replace(facts.relay, ring=facts.programs.get("relay_ring"), faults=()) if facts.relay else None,
-            relay_word=facts.relay.sender if facts.relay else 0,
+            relay_word=_relay_word(facts),
         )
 
     def _attachment(self, program: str) -> Attachment:
@@ -160,6 +160,13 @@ class Assignment:
         names |= {NameKey(NameKind.COUNTER, number): text for number, text in self._counters.wanted.items()}
         names |= {NameKey(NameKind.TUNNEL, number): named.target for number, named in self._tunnels.wanted.items()}
         return names | verdict_names(verdicts, self._observed.names)
+
+
+def _relay_word(facts: Facts) -> int:
+    """What the programs are told of the relay."""
+    if facts.relay is None:
+        return 0
+    return facts.relay.sender | (0 if "relay_ring" in facts.programs else limits.RELAY_SHARED)
 
 
 def verdict_names(verdicts: tuple[Verdict, ...], observed: Mapping[NameKey, str]) -> dict[NameKey, str]:

@@ -23,9 +23,9 @@ class AttachRing:
 
 @dataclass(frozen=True, slots=True)
 class SetRelay:
-    """Tell the programs the relay's sending end."""
+    """Tell the programs the relay's sending end, and whether it has no ring: the word of `relay`."""
 
-    ifindex: int
+    word: int
 
 
 @dataclass(frozen=True, slots=True)

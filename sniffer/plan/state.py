@@ -82,4 +82,4 @@ class State:
     attachments: Mapping[Hook, Attachment] = field(default_factory=dict)
     relay: Relay | None = None
     relay_word: int = 0
-    """What the programs hold for the relay's sending end."""
+    """What the programs are told of the relay: its sending end, and whether it has no ring."""

@@ -4,12 +4,15 @@ Such a kernel refuses the ring's program with EINVAL; here libbpf does, for a se
 """
 
 import json
+import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sniffer.kernel import programs
+from sniffer.abi.limits import FLIGHT_LIMIT
+from sniffer.kernel import bpf, programs
 from sniffer.kernel.pins import PROGRAMS, RING, Pins
 from sniffer.kernel.programs import OBJECT_VARIABLE, object_path
 from tests.agent import Agent, mirror, sniffer, target
@@ -70,3 +73,29 @@ def test_the_doctor_says_so() -> None:
     (row,) = (row for row in rows if row["check"] == "programs")
     assert row["result"] == "warn"
     assert "4 of 5" in row["text"]
+
+
+def fly(agent: Agent, frames: int) -> None:
+    """Has every CPU believe that so many frames of the slow path are in the relay, and the last moved just now."""
+    flights = bpf.open_pinned(Pins(agent.pin_root).maps / "flights")
+    flights.update(bytes(4), struct.pack("=QQ", frames, bpf.monotonic_ns()) * bpf.possible_cpus())
+    flights.close()
+
+
+def test_what_is_in_the_relay_at_once_is_bounded(agent: Agent) -> None:
+    """A relay that is full drops copies, counted, and recovers by itself."""
+    agent.write(target(), mirror(direction="Ingress"))
+    agent.programmed()
+    (arp,) = (case.frame for case in CORPUS if case.name == "arp-request")
+    with Capture("eth0", "ana") as analyzer:
+        fly(agent, FLIGHT_LIMIT - 1)
+        send([arp])  # the last one that fits
+        fly(agent, FLIGHT_LIMIT)
+        send([arp] * 3)
+        outer = analyzer.settle()
+        assert [frame[-len(arp) :] for frame in outer] == [arp]
+        row = agent.mirror()
+        assert (row["matched"]["packets"], row["sent"]["packets"], row["dropped"]["no_memory"]) == (4, 1, 3)
+        time.sleep(0.15)  # none has landed: what was thought to be on its way is lost
+        send([arp])
+        assert len(analyzer.settle()) == 2
