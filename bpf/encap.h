@@ -20,6 +20,7 @@
 #define OUTER_TRANSPORT 34
 #define OUTER_UDP_LENGTH 38
 #define MORE_FRAGMENTS 0x2000
+#define CUT_SHORTEST 128 /* bytes that bpf_skb_adjust_room leaves, outer headers included */
 #define PORT_BASE 0xc000 /* RFC 7348: source ports 49152 to 65535 */
 
 static __always_inline __u16 *header_u16(struct scratch *s, __u32 offset)
@@ -133,6 +134,26 @@ static __always_inline bool cut_tail(struct __sk_buff *skb, __u32 length)
 			return true;
 	}
 	return false;
+}
+
+/* Shortens where the kernel refuses to cut the tail: packets of an overlay, headers that lie deep. Bytes are taken from
+ * the middle, and the front written anew. Only where no checksum is left to be filled in: behind the relay. */
+static __always_inline bool cut_middle(struct __sk_buff *skb, __u32 length)
+{
+	__u32 one = 1, size = length < CUT_SHORTEST ? CUT_SHORTEST : length;
+	struct tail *front = bpf_map_lookup_elem(&tails, &one);
+
+	if (skb->len <= size)
+		return true;
+	if (!front || size > TAIL_MASK + 1 || bpf_skb_load_bytes(skb, 0, front->bytes, masked(size - 1, TAIL_MASK) + 1))
+		return false;
+	for (int n = 0; n < 5 && skb->len > size; n++) {
+		__u32 excess = skb->len - size;
+
+		if (bpf_skb_adjust_room(skb, -(__s32)(excess > 0xfff ? 0xfff : excess), BPF_ADJ_ROOM_MAC, 0))
+			return false;
+	}
+	return !bpf_skb_store_bytes(skb, 0, front->bytes, masked(size - 1, TAIL_MASK) + 1, 0);
 }
 
 /* Hands a wrapped clone to the uplink; the kernel resolves the nexthop and keeps it fresh. */

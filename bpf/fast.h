@@ -116,7 +116,7 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 		wrap.length = slot->snap_length;
 		if (!cut_tail(skb,
 			      in_place || wrap.length > RELAY_SHORTEST ? wrap.length - w->tag_length : RELAY_SHORTEST))
-			return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
+			return pass_on(skb, s); /* a packet of an overlay: it is cut behind the relay */
 	}
 	if (!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu) {
 		if (drop_oversize)

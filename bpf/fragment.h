@@ -18,7 +18,7 @@ static __always_inline long fragment_fill(struct __sk_buff *skb, struct scratch 
 {
 	__u64 size = masked(length - 1, TAIL_MASK) + 1;
 
-	if (!cut_tail(skb, FRAGMENT_HEADERS + length))
+	if (!cut_tail(skb, FRAGMENT_HEADERS + length) && !cut_middle(skb, FRAGMENT_HEADERS + length))
 		return -1;
 	header_finish(s, e, length + 20, id, field);
 	if (bpf_skb_store_bytes(skb, 0, s->header, FRAGMENT_HEADERS, 0))
@@ -42,7 +42,7 @@ static __always_inline __u32 fragment_all(struct __sk_buff *skb, struct scratch 
 	if (bpf_skb_load_bytes(skb, FRAGMENT_HEADERS + part, t->bytes, masked(rest - 1, TAIL_MASK) + 1))
 		return 0;
 	/* The first fragment has its payload already. */
-	if (bpf_skb_change_tail(skb, FRAGMENT_HEADERS + part, 0))
+	if (bpf_skb_change_tail(skb, FRAGMENT_HEADERS + part, 0) && !cut_middle(skb, FRAGMENT_HEADERS + part))
 		return 0;
 	header_finish(s, e, part + 20, id, MORE_FRAGMENTS);
 	if (bpf_skb_store_bytes(skb, 0, s->header, FRAGMENT_HEADERS, 0))

@@ -113,12 +113,13 @@ struct flight {
 };
 PER_CPU(struct flight, flights, 1);
 
-/* The tail of an outer packet that is being cut into fragments; twice the longest, for the verifier's arithmetic. */
+/* Bytes of an outer packet that is being cut into fragments: 0 its tail, 1 its front (cut_middle); twice the longest, for
+ * the verifier's arithmetic. */
 #define TAIL_MASK 0x3fff
 struct tail {
 	__u8 bytes[2 * (TAIL_MASK + 1)];
 };
-PER_CPU(struct tail, tails, 1);
+PER_CPU(struct tail, tails, 2);
 
 static __always_inline struct scratch *scratch_at(__u32 level)
 {

@@ -32,7 +32,7 @@ static __always_inline int wrap_frame(struct __sk_buff *skb, struct scratch *s, 
 
 	if (s->slot.snap_length && bytes > s->slot.snap_length) {
 		bytes = s->slot.snap_length;
-		if (!cut_tail(skb, bytes - s->window.tag_length))
+		if (!cut_tail(skb, bytes - s->window.tag_length) && !cut_middle(skb, bytes - s->window.tag_length))
 			return lose(counter, OUTCOME_LOST_OVERSIZE, bytes);
 	}
 	length = e->template_length - OUTER_IP + bytes;
