@@ -178,9 +178,11 @@ def verdict_names(verdicts: tuple[Verdict, ...], observed: Mapping[NameKey, str]
     }
     kept = {places[verdict.identity] for verdict in verdicts if verdict.identity in places}
     free = (number for number in range(limits.NAMES_MAX) if number not in kept)
+    # More verdicts than NAMES_MAX go unsaid: nothing hangs on them.
     return {
-        NameKey(NameKind.VERDICT, places[v.identity] if v.identity in places else next(free)): verdict_text(v)
+        NameKey(NameKind.VERDICT, place): verdict_text(v)
         for v in verdicts
+        if (place := places[v.identity] if v.identity in places else next(free, None)) is not None
     }
 
 
