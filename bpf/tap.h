@@ -113,9 +113,9 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 
 	if (!s || !m || !lease)
 		return 0;
-	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
-		return 0;
 	if (*lease <= now_ns(s))
+		return 0;
+	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
 		return 0;
 	for (__u32 nth = 0; nth < TARGETS_LENGTH; nth++) {
 		if (nth >= m->target_count)
