@@ -22,6 +22,7 @@ from sniffer.abi.limits import PathWord
 from sniffer.errors import MachineError, SnifferError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
+from sniffer.kernel.clean import drop_orphans
 from sniffer.kernel.monitor import drain, monitor
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import observe, relay_of
@@ -158,6 +159,8 @@ class Agent:
             relay_of(netlink, self._pins)  # another sniffer's relay: nothing is made of what would be of no use
         self._pins.create()
         self._lock = Lock(self._pins)
+        if not self._pins.exists():
+            drop_orphans(self._pins)
         self._node = Node(self._pins, options.mechanism, options.lease_s, programs.load(self._pins))
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
         if options.metrics:

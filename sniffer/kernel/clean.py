@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from sniffer.kernel import relay, unmanaged
+from sniffer.errors import MachineError
+from sniffer.kernel import clsact, relay, unmanaged
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.netlink import Netlink
-from sniffer.kernel.observe import observe, own_relay_of, relay_alias
+from sniffer.kernel.observe import observe, own_relay_of, relay_alias, relay_of
 from sniffer.kernel.pins import Lock, Maps, Pins
 from sniffer.plan.diff import removal
 
@@ -14,10 +15,10 @@ def clean(root: Path) -> list[str]:
     """What was removed, in words. Taps first, then the relay, then the pins. MachineError: an agent is running."""
     pins = Pins(root)
     if not root.is_dir():
-        return _relay(pins)
+        return drop_orphans(pins) + _relay(pins)
     lock = Lock(pins)
     try:
-        removed = _hooks(pins) + _relay(pins)
+        removed = _hooks(pins) + drop_orphans(pins) + _relay(pins)
         pins.remove()
         return [*removed, f"pins at {root}"]
     finally:
@@ -35,6 +36,17 @@ def _hooks(pins: Pins) -> list[str]:
             return [f"tap on ifindex {h.ifindex} {h.direction.name.lower()}" for h in sorted(state.attachments)]
     finally:
         netlink.close()
+
+
+def drop_orphans(pins: Pins) -> list[str]:
+    """Removes the filters with our mark that no map leads to any more: pins were lost. What was removed, in words."""
+    with Netlink() as netlink:
+        try:
+            relay_of(netlink, pins)
+        except MachineError:
+            return []  # another sniffer is here, and they may be its own
+        found = [hook for hook in clsact.marked(netlink) if clsact.delete(netlink, *hook)]
+    return [f"orphan on ifindex {ifindex} {direction.name.lower()}" for ifindex, direction in found]
 
 
 def _relay(pins: Pins) -> list[str]:

@@ -1,7 +1,8 @@
 """Programs on clsact hooks, for kernels without TCX. We never delete the qdisc, and no filter but our own."""
 
+import contextlib
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,15 @@ def delete(netlink: "Netlink", ifindex: int, direction: Direction) -> bool:
     options = {"parent": _PARENTS[direction], "prio": PRIORITY, "handle": HANDLE}
     netlink.change(about, "tc", "del-filter", "bpf", index=ifindex, **options)
     return True
+
+
+def marked(netlink: "Netlink") -> Iterator[tuple[int, Direction]]:
+    """Every (ifindex, direction) of the node with a filter that carries our mark."""
+    qdiscs = netlink.ingress_qdiscs()
+    for ifindex, direction in ((ifindex, direction) for ifindex in qdiscs for direction in Direction):
+        with contextlib.suppress(KernelError):  # the interface is gone
+            if any(one.ours for one in filters(netlink, ifindex, direction, qdiscs)):
+                yield ifindex, direction
 
 
 def _at_our_place(netlink: "Netlink", ifindex: int, direction: Direction, qdiscs: Mapping[int, str]) -> Filter | None:
