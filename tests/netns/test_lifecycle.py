@@ -6,12 +6,14 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sniffer.kernel.pins import Lock, Pins
 from tests.agent import Agent, mirror, sniffer, target
 from tests.inventory import assert_gone, attached, pinned, programs
 from tests.numbered import VXLAN, assert_each_once, datagrams, numbers
@@ -71,7 +73,7 @@ def test_killed_under_load_it_mirrors_until_the_lease_and_no_frame_longer(bed: N
     row = row_of_the_dead(agent)
     assert (row["state"], row["reason"], row["lease_s"]) == ("Suspended", "LeaseEnded", 0)
     assert row["matched"]["packets"] == row["sent"]["packets"] == len(copied)
-    assert sniffer("status", "--pin-root", agent.pin_root).returncode == 0
+    assert sniffer("status", "--pin-root", agent.pin_root).returncode == 1
     agent.start()
     agent.programmed()
     assert agent.mirror()["matched"]["packets"] == len(copied)
@@ -214,8 +216,8 @@ left = int(os.environ["OPS"])
 def one(self, op):
     global left
     whole(self, op)
-    renewal = type(op).__name__ == "SetLease" or type(op).__name__ == "PutName" and op.key.kind == 0
-    left -= not renewal  # every agent begins with its own name and with leases that run out
+    again = type(op).__name__ in ("SetLease", "SetPath") or type(op).__name__ == "PutName" and op.key.kind == 0
+    left -= not again  # every agent begins with its own name, and words come before what they belong to
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 apply.Kernel._apply = one
@@ -355,10 +357,10 @@ def test_an_agent_starts_while_somebody_asks_for_the_status(bed: Node, agent: Ag
     agent.stop()
     descriptor = os.open(agent.pin_root, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    agent.spawn()
-    time.sleep(0.45)
-    os.close(descriptor)
-    agent.programmed()
+    reader = threading.Timer(0.05, os.close, [descriptor])
+    reader.start()
+    Lock(Pins(agent.pin_root)).release()
+    reader.join()
 
 
 @only_tcx
