@@ -70,9 +70,15 @@ def _counts(rows: list[Status]) -> list[Status]:
     return [{key: row[key] for key in ("matched", "sent", "dropped", "wire", "lost")} for row in rows]
 
 
+def drained(capture: Capture) -> list[bytes]:
+    """Ends a capture once it is quiet: on a busy machine its thread may be behind what its socket holds."""
+    capture.settle()
+    return capture.stop()
+
+
 def copies(analyzer: Capture) -> list[bytes]:
-    """The outer frames that arrive until it is quiet; not the node's ARP."""
-    return [frame for frame in analyzer.settle() if frame[12:14] != b"\x08\x06"]
+    """The outer frames that arrive until it is quiet, and ends the capture; not the node's ARP."""
+    return [frame for frame in drained(analyzer) if frame[12:14] != b"\x08\x06"]
 
 
 def check_identity(row: Mapping[str, Any]) -> None:

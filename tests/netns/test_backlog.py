@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent import Agent, target
-from tests.mirrored import agent_at, check_identity, copies, ip_length, mirror_of, programme, settled
+from tests.mirrored import agent_at, check_identity, copies, drained, ip_length, mirror_of, programme, settled
 from tests.packets import payload
 from tests.receivers import decode
 from tests.streams import UDP_SEGMENT
@@ -74,8 +74,9 @@ class Seen:
                 wait_until(lambda: len(self.arrived(peer)) > SUPER // 4, 10, what="the burst arrives")
                 self.victims_sent = load.finish().packets
             self.outer = copies(analyzer)
+            drained(peer)
             self.got = self.arrived(peer)
-            self.victims_got = sum(frame[36:38] == VICTIM.to_bytes(2) for frame in pod.settle())
+            self.victims_got = sum(frame[36:38] == VICTIM.to_bytes(2) for frame in drained(pod))
         self.backlog_drops = shared_backlog_drops() - before
 
     @staticmethod

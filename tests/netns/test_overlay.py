@@ -44,7 +44,7 @@ def datagrams(*sizes: int) -> None:
             sender.sendto(payload(size), (ADDRESSES["peer"], 9))
 
 
-def unsummed(frame: bytes) -> bytes:
+def twice_unsummed(frame: bytes) -> bytes:
     """The frame with the checksums of the overlay's UDP header and of the datagram inside blanked, for as far as it
     goes: the hook sees them before they are filled in."""
     for place in (40, HEADERS + 40):
@@ -66,7 +66,9 @@ def test_datagrams_are_fragmented_and_cut(bed: Bed, snap_length: int) -> None:
     assert any(not frame.checksum_ready for frame in hook.frames)
     got = decode(outer)
     cut = snap_length or 2000
-    assert difference((unsummed(frame[:cut]) for frame in frames), (unsummed(item.frame) for item in got)) == ([], [])
+    assert difference(
+        (twice_unsummed(frame[:cut]) for frame in frames), (twice_unsummed(item.frame) for item in got)
+    ) == ([], [])
     assert {item.fragments for item in got} == ({1} if snap_length else {1, 2})
     assert snap_length or all(checksums_good(frame) for item in got for frame in (item.frame, item.frame[HEADERS:]))
     check_counts(*settled(agent, name), frames, outer)

@@ -14,6 +14,7 @@ from tests.mirrored import (
     check_padding,
     copies,
     difference,
+    drained,
     mirror_of,
     of_key,
     outer_of,
@@ -96,7 +97,7 @@ def test_the_kernel_reassembles_what_we_cut(bed: Bed) -> None:
     programme(agent, target(), mirror_of("ana"))
     with kernel_vxlan() as device:
         send(frames)
-        got = device.settle()
+        got = drained(device)
     assert difference(frames, got) == ([], [])
 
 
@@ -146,7 +147,7 @@ def test_too_big(bed: Bed) -> None:
         for frame in big:
             send([frame, small[0]])
         outer = copies(analyzer)
-        assert peer.settle() == [frame for one in big for frame in (one, small[0])]
+        assert drained(peer) == [frame for one in big for frame in (one, small[0])]
     assert difference([small[0]] * len(big), (item.frame for item in decode(outer))) == ([], [])
     check_counts(*settled(agent, name), [*big, *[small[0]] * len(big)], outer, too_big=len(big))
 

@@ -26,7 +26,7 @@ from tests.mirrored import (
 )
 from tests.packets import CORPUS, payload
 from tests.receivers import Received, decode
-from tests.segments import layers, send_offloaded
+from tests.segments import send_offloaded, unsummed
 from tests.streams import content, tcp, udp
 from tests.topology import Node, node
 from tests.wire import Capture, send
@@ -90,15 +90,6 @@ def test_corpus_is_cut(bed: Bed, kind: str, direction: str, netns: str | None, d
     for length, got in by_length(outer).items():
         assert difference((frame[:length] for frame in FRAMES), (item.frame for item in got)) == ([], []), length
     check(agent, names, kind, FRAMES, outer)
-
-
-def unsummed(frame: bytes) -> bytes:
-    """The frame, cut wherever, with its transport checksum blanked."""
-    at = layers(frame + bytes(128))
-    if at is None:
-        return frame
-    place = at.transport + (16 if at.protocol == 6 else 6)
-    return frame[:place] + bytes(2)[: max(len(frame) - place, 0)] + frame[place + 2 :]
 
 
 @pytest.mark.parametrize("kind", ["vxlan", "gre"])

@@ -177,8 +177,6 @@ def test_each_flow_goes_to_one_endpoint(bed: Bed, count: int) -> None:
         captures = [Capture("eth0", "ana"), *(Capture("eth0", f"ana{number}") for number in others)]
         send(frame for flow in made for frame in flow)
         outers = [copies(capture) for capture in captures]
-        for capture in captures:
-            capture.stop()
         check_endpoints(made, [decode(outer) for outer in outers])
         check_counts(*settled(agent, name), list(chain(*made)), list(chain(*outers)))
     finally:
