@@ -30,7 +30,7 @@ C_SOURCES := $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: root build ## real traffic between two namespaces, mirrored to an analyzer in a third (root)
@@ -44,6 +44,10 @@ test: root lint build ## lint, then every test (root); TESTS='tests/netns -k vla
 .PHONY: test-unit
 test-unit: build ## the tests that need neither root nor a kernel
 	@$(BIN)/python -m pytest tests/unit $(TESTS)
+
+.PHONY: test-kernel
+test-kernel: root build ## a reduced suite on another kernel, in QEMU: KERNEL=5.10, 6.1 or 6.12 (docs/kernels.md)
+	@tests/kernels/run $(KERNEL) $(TESTS)
 
 .PHONY: bench
 bench: root build ## what a copy costs, as a table of ratios (root)

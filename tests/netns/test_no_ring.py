@@ -1,7 +1,4 @@
-"""A kernel that has no `xdp.frags` programs (before 5.18): the relay works without its ring.
-
-Such a kernel refuses the ring's program with EINVAL; here libbpf does, for a section of no name that it knows.
-"""
+"""A kernel that has no `xdp.frags` programs (before 5.18): the relay works without its ring."""
 
 import json
 import struct
@@ -14,11 +11,12 @@ import pytest
 from sniffer.abi.limits import FLIGHT_LIMIT
 from sniffer.kernel import bpf, programs
 from sniffer.kernel.pins import PROGRAMS, RING, Pins
-from sniffer.kernel.programs import OBJECT_VARIABLE, object_path
+from sniffer.kernel.programs import OBJECT_VARIABLE
 from tests.agent import Agent, mirror, sniffer, target
 from tests.mirrored import agent_at, difference
 from tests.packets import CORPUS
 from tests.receivers import inner_frames
+from tests.ringless import ringless_object
 from tests.topology import node, run
 from tests.wire import Capture, send
 
@@ -26,12 +24,7 @@ from tests.wire import Capture, send
 @pytest.fixture
 def ringless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the object is one whose ring is refused."""
-    name, unknown = b"\0xdp.frags\0", b"\0xdp.nokin\0"
-    content = object_path().read_bytes()
-    assert name in content
-    path = tmp_path / "ringless.bpf.o"
-    path.write_bytes(content.replace(name, unknown))
-    monkeypatch.setenv(OBJECT_VARIABLE, str(path))
+    monkeypatch.setenv(OBJECT_VARIABLE, str(ringless_object(tmp_path)))
 
 
 @pytest.fixture
