@@ -153,15 +153,21 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         """Takes the lock and loads, or takes over, programs and maps. InputError, MachineError."""
+        if options.metrics:
+            metrics.parse(options.metrics)  # what is wrong with the words is said before anything is made
         self._source = Manifests(options.manifests)
         self._pins = Pins(options.pin_root)
         with Netlink() as netlink:
             relay_of(netlink, self._pins)  # another sniffer's relay: nothing is made of what would be of no use
         self._pins.create()
         self._lock = Lock(self._pins)
-        if not self._pins.exists():
-            drop_orphans(self._pins)
-        self._node = Node(self._pins, options.mechanism, options.lease_s, programs.load(self._pins))
+        try:
+            if not self._pins.exists():
+                drop_orphans(self._pins)
+            self._node = Node(self._pins, options.mechanism, options.lease_s, programs.load(self._pins))
+        except SnifferError:
+            self._pins.forget()
+            raise
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
         if options.metrics:
             metrics.serve(options.metrics, options.pin_root)

@@ -81,14 +81,20 @@ def _gauges(rows: Row) -> Iterator[Metric]:
     return iter((lease, state, hooks, skipped))
 
 
-def serve(address: str, root: Path) -> None:
-    """Serves /metrics in a thread. address: HOST:PORT. InputError for another form, MachineError when it is taken."""
+def parse(address: str) -> tuple[str, int]:
+    """HOST:PORT, a host in brackets without them. InputError for another form."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise InputError(f"--metrics: given {address!r}, allowed HOST:PORT as in 127.0.0.1:9090")
+    return host.strip("[]"), int(port)
+
+
+def serve(address: str, root: Path) -> None:
+    """Serves /metrics in a thread. InputError as `parse`, MachineError when it is taken."""
+    host, port = parse(address)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(root))
     try:
-        start_http_server(int(port), host.strip("[]"), registry)
+        start_http_server(port, host, registry)
     except OSError as error:
         raise MachineError(f"--metrics: {address} cannot be served: {error.strerror}", "choose another") from None

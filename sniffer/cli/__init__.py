@@ -1,14 +1,16 @@
 """The commands. Exit status: 0 fine, 1 it found something, 2 wrong usage or input, 3 this machine cannot."""
 
 import logging
+import os
 import sys
+from errno import EACCES, EPERM
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import sniffer
-from sniffer.errors import InputError, SnifferError
+from sniffer.errors import InputError, KernelError, SnifferError
 from sniffer.plan.facts import Mechanism
 
 app = typer.Typer(
@@ -21,6 +23,7 @@ app = typer.Typer(
 )
 
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
+LEASE_MAX = 366 * 86400
 
 PinRoot = Annotated[Path, typer.Option(help="Directory on a bpffs where everything is pinned.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -32,7 +35,8 @@ def main() -> None:
     try:
         app(prog_name="sniffer")
     except SnifferError as error:
-        print(f"sniffer: {error}", file=sys.stderr)
+        forbidden = isinstance(error, KernelError) and error.errno in (EPERM, EACCES) and os.geteuid()
+        print(f"sniffer: {error}{'; run as root' if forbidden else ''}", file=sys.stderr)
         sys.exit(error.exit_status)
 
 
@@ -71,6 +75,8 @@ def agent(
 
     if manifests is None:
         raise InputError("--manifests: given nothing, allowed a directory (from a cluster: not in this version)")
+    if not lease <= LEASE_MAX:  # nan is neither less nor more
+        raise InputError(f"--lease: given {lease}, allowed 1 to {LEASE_MAX} seconds")
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,6 +1,7 @@
 """`sniffer status`: what this node mirrors now."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from sniffer.kernel.look import look_at
 from sniffer.stats.rows import status
 
 REFRESH_S = 1.0
+PIPE_WIDTH = 200
+"""Columns where no terminal says how many: words are not cut, so that grep finds them."""
 GOOD_STATES = ("Programmed", "Suspended", "Pending")
 
 
@@ -22,7 +25,7 @@ def show(root: Path, *, as_json: bool, watch: bool) -> int:
     if as_json:
         print(json.dumps(rows))
         return _exit_status(rows)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     if not watch:
         for part in _tables(rows):
             console.print(part)

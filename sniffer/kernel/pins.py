@@ -54,6 +54,12 @@ class Pins:
         except OSError as error:
             raise MachineError(f"{self.root} cannot be made: {error.strerror}", "run as root") from None
 
+    def forget(self) -> None:
+        """Removes the directories that `create` made, where nothing came into them."""
+        with contextlib.suppress(OSError):
+            for path in (self.links, self.programs, self.maps, self.root):
+                path.rmdir()
+
     def exists(self) -> bool:
         """Whether an agent of this ABI was here."""
         return all((self.maps / name).exists() for name in (*ARRAYS, *TABLES))
