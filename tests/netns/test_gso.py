@@ -73,7 +73,10 @@ class Both:
         check_counts(row, self.hook * tunnels, self.outer)
         check_padding(self.outer)
         assert max(map(len, self.outer)) <= mtu + 14
-        assert all(checksums_good(item.frame) for item in self.received)
+        # A host that has just got IPv6 joins groups now and then (MLD): neither TCP nor UDP.
+        summed = [item.frame for item in self.received if layers(item.frame)]
+        assert summed
+        assert all(map(checksums_good, summed))
         whole = {unsummed(frame) for frame in self.hook if len(frame) <= 1518}
         assert fragments or all(item.fragments == 1 or unsummed(item.frame) in whole for item in self.received)
 
