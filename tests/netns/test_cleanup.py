@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent import Agent, mirror, sniffer, target
-from tests.inventory import ROOT, assert_gone, attached, bpftool, pinned, surfaces
+from tests.inventory import ROOT, assert_gone, attached, bpftool, devices, pinned, surfaces
 from tests.topology import Node, node, run
 from tests.traffic import Background
 from tests.wire import Capture
@@ -139,42 +139,37 @@ BREAKING = [
 NAMES = ["no hooks", "no names", "no filters", *(one.__name__.replace("_", " ") for one in BREAKING[3:])]
 
 
-@pytest.mark.parametrize("breaking", BREAKING, ids=NAMES)
-def test_whatever_is_half_broken(bed: Node, agent: Agent, breaking: Callable[[], None]) -> None:
+ON_CLSACT = {"no hooks", "no filters", "no relay", "no pins", "no interface"}
+CASES = [(kind, name) for kind in ("tcx", "clsact") for name in NAMES if kind == "tcx" or name in ON_CLSACT]
+
+
+@pytest.mark.parametrize(("agent", "name"), CASES, ids=map(" ".join, CASES), indirect=["agent"])
+def test_whatever_is_half_broken(bed: Node, agent: Agent, name: str) -> None:
+    """E1, E3: an agent comes back and leaves no second program on any hook; cleanup leaves nothing at all."""
+    breaking = BREAKING[NAMES.index(name)]
     before = surfaces()
     agent.start()
     agent.programmed()
     held = pinned()
     agent.kill()
     breaking()
-    done = sniffer("cleanup", check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    after = without_clsact(surfaces())
-    if breaking is no_interface:
-        before = [line for line in before if "peer0" not in line]
-        after = [line for line in after if "peer0" not in line]
-        assert attached() == set()
-    elif breaking is renamed_interface:
-        assert [line.replace("other0", "peer0") for line in after] == before
-    else:
-        assert after == before
-    assert_gone(held)
-
-
-@pytest.mark.parametrize("breaking", BREAKING, ids=NAMES)
-def test_an_agent_comes_back_from_what_is_half_broken(bed: Node, agent: Agent, breaking: Callable[[], None]) -> None:
-    """E1, E3: and leaves no second program on any hook."""
-    agent.start()
-    agent.programmed()
-    agent.kill()
-    breaking()
     agent.start()
     agent.programmed()
     places = [row[:2] for row in attached()]
     assert len(places) == len(set(places))
-    agent.stop()
-    agent.cleanup()
+    held = {**{f"former {path}": row for path, row in held.items()}, **pinned()}
+    agent.kill()
+    if breaking not in {no_interface, renamed_interface, foreign_pin}:
+        breaking()
+    done = sniffer("cleanup", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
     assert attached() == set()
+    if breaking is no_interface:
+        assert not ROOT.exists()
+        assert not {"sniffer-tx", "sniffer-rx"} & set(devices())
+    else:
+        assert [line.replace("other0", "peer0") for line in without_clsact(surfaces())] == before
+    assert_gone(held)
 
 
 def test_others_pins_beside_ours_stay(bed: Node, agent: Agent) -> None:

@@ -301,7 +301,10 @@ def test_somebody_takes_our_program_off(bed: Node, agent: Agent, how: str) -> No
     assert max(b - a for a, b in itertools.pairwise(whens)) < TWO_SECONDS
 
 
-@pytest.mark.parametrize("how", ["deleted", "sender down", "offloads on", "mtu"])
+RELAY_CASES = [("tcx", how) for how in ("deleted", "sender down", "offloads on", "mtu")] + [("clsact", "deleted")]
+
+
+@pytest.mark.parametrize(("agent", "how"), RELAY_CASES, ids=map(" ".join, RELAY_CASES), indirect=["agent"])
 def test_somebody_breaks_our_relay(bed: Node, agent: Agent, how: str) -> None:
     """It is mended within two seconds; what could not be copied meanwhile is counted, production never notices."""
     change = {
@@ -313,7 +316,7 @@ def test_somebody_breaks_our_relay(bed: Node, agent: Agent, how: str) -> None:
     agent.start()
     agent.programmed()
     with Capture("eth0", bed.analyzer) as copies, Capture("eth0", bed.peer) as production:
-        with Background(dst=bed.peer_address, port=9, size=64, count=9000, rate=3000) as load:
+        with Background(dst=bed.peer_address, port=9, size=64, count=6000, rate=3000) as load:
             copies.wait(200)
             run(*change.split())
             broken = time.monotonic()

@@ -35,6 +35,9 @@ def agent(bed: Node, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
     remove(["pod1", "pod2", "web0", "other0", "sink0"], ["pod1"])
 
 
+only_tcx = pytest.mark.parametrize("agent", ["tcx"], indirect=True)
+
+
 def add_pod(name: str = "pod1", index: int | None = None) -> None:
     where = ["index", index] if index else []
     run("ip", "link", "add", name, *where, "type", "veth", "peer", "name", f"far-{name}")
@@ -54,6 +57,7 @@ BOTH = {("pod0", "ingress"), ("pod0", "egress")}
 POD1 = {("pod1", "ingress"), ("pod1", "egress")}
 
 
+@only_tcx
 def test_a_veth_made_later_is_mirrored_within_a_second(bed: Node, agent: Agent) -> None:
     """And every frame from then on."""
     with Capture("eth0", bed.analyzer) as copies:
@@ -81,6 +85,7 @@ def test_one_that_vanished_leaves_nothing(bed: Node, agent: Agent) -> None:
     assert "Traceback" not in agent.log.read_text()
 
 
+@only_tcx
 def test_a_hundred_come_and_go_at_once(bed: Node, agent: Agent) -> None:
     """D16, in small: events in a storm; pod0 is mirrored without a gap meanwhile."""
     names = [f"pod{n}" for n in range(100, 200)]
@@ -99,6 +104,7 @@ def test_a_hundred_come_and_go_at_once(bed: Node, agent: Agent) -> None:
     assert len([path for path in pinned() if "/links/" in path]) == (4 if "tcx" in agent.arguments else 0)
 
 
+@only_tcx
 def test_renamed_it_is_another_interface(bed: Node, agent: Agent) -> None:
     """D9: away from the pattern it is no longer mirrored, back it is; from one match to another nothing is lost."""
     add_pod()
@@ -161,6 +167,7 @@ def test_an_index_used_again_by_one_that_matches(bed: Node, agent: Agent) -> Non
     assert len(copies.frames) == 100
 
 
+@only_tcx
 def test_the_relay_is_not_tapped_by_a_pattern(bed: Node, agent: Agent) -> None:
     """B: `*` means everything but our own and what has no Ethernet header."""
     agent.write(target(), mirror(interfaces=["*"]))
@@ -185,6 +192,7 @@ def test_a_device_moved_to_another_namespace(bed: Node, agent: Agent) -> None:
     assert "sched_cls" not in run("tc", "filter", "show", "dev", "pod1", "ingress", netns="pod1")
 
 
+@only_tcx
 def test_odd_names(bed: Node, agent: Agent) -> None:
     """D8: 15 characters, a dot, a bracket that fnmatch would take for a class."""
     names = ["pod.with.a.dot0", "pod[1]"]
@@ -196,6 +204,7 @@ def test_odd_names(bed: Node, agent: Agent) -> None:
         remove(names, [])
 
 
+@only_tcx
 def test_veth_helper_is_what_pods_have(bed: Node, agent: Agent) -> None:
     """The same with the other end in a namespace, as pods have it: from the pod's first frame on, within a second."""
     namespace("pod1", ipv6=False)
