@@ -24,6 +24,10 @@ Shape = Literal["bridge", "routed"]
 T = TypeVar("T")
 
 
+ANNOUNCED_S = 0.5
+"""Until every host has announced its multicast groups."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """The names and addresses of one topology. A namespace of None is the node itself."""
@@ -116,6 +120,9 @@ def namespace(name: str | None, ipv6: bool) -> None:
         set_sysctl(f"net.ipv6.conf.{group}.disable_ipv6", int(not ipv6), name)
         for key in ("accept_ra", "accept_dad", "router_solicitations", "autoconf"):
             set_sysctl(f"net.ipv6.conf.{group}.{key}", 0, name)
+        # What a host announces of its groups (MLD), it announces at once.
+        for version in (1, 2):
+            set_sysctl(f"net.ipv6.conf.{group}.mldv{version}_unsolicited_report_interval", 10, name)
         set_sysctl(f"net.ipv4.conf.{group}.rp_filter", 0, name)
 
 
@@ -224,6 +231,8 @@ def node(shape: Shape = "bridge", mtu: int = 1500, uplink_mtu: int = 1500, ipv6:
         _host(this, this.pod, this.pod_address, this.peer_address, pod_gateway)
         _host(this, this.peer, this.peer_address, this.pod_address, peer_gateway)
         add_analyzer(this.analyzer, this.uplink, 0, uplink_mtu)
+        if ipv6:
+            time.sleep(ANNOUNCED_S)
         yield this
     finally:
         remove(["br0", this.pod_device, this.peer_device, this.uplink], [this.pod, this.peer, this.analyzer])

@@ -167,6 +167,28 @@ def test_a_file_in_the_middle_of_being_written(bed: Node, agent: Agent) -> None:
     agent.programmed("edited")
 
 
+@pytest.mark.parametrize("how", ["truncated", "moved away"])
+def test_a_file_that_is_away_for_a_moment_is_no_order_to_stop(bed: Node, agent: Agent, how: str) -> None:
+    """As editors write: they empty the file and fill it, or move it away and make another."""
+    write_edited(agent, 5)
+    agent.programmed("edited")
+    path = agent.manifests / "d-edited.yaml"
+    with Capture("eth0", bed.analyzer) as copies:
+        with Background(dst=bed.peer_address, port=5, size=64, seconds=30, rate=2000):
+            copies.wait(100)
+            for _ in range(30):
+                if how == "truncated":
+                    path.write_text("")
+                else:
+                    path.rename(path.with_suffix(".yaml~"))
+                time.sleep(0.03)
+                path.write_text(GOOD)
+                time.sleep(0.05)
+        copies.settle()
+    found = datagrams(copies.frames, VXLAN)
+    assert numbers(found, vni=EDITED) == numbers(found, vni=KEPT)
+
+
 def test_a_deleted_file_ends_its_mirror(bed: Node, agent: Agent) -> None:
     write_edited(agent, 5)
     agent.programmed()

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -225,7 +225,7 @@ ONE_OP = """
 import os, signal
 from sniffer.kernel import apply
 whole = apply.Kernel._apply
-left = int(os.environ["OPS"])
+left = 1
 def one(self, op):
     global left
     whole(self, op)
@@ -237,36 +237,38 @@ apply.Kernel._apply = one
 """
 
 
-def test_killed_after_every_single_step(
-    bed: Node, agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """E1: each agent lives for one operation, from a clean machine to a programmed mirror. Takes 20 s.
-
-    Whatever is there after each of them decides frames by the one version or not at all.
-    """
-    agent.stop()
-    agent.cleanup()
+@pytest.fixture
+def one_op_lives(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Starts agents that kill themselves after one operation, until one has nothing to do; how many died."""
     directory = tmp_path / "one-op"
     directory.mkdir()
     (directory / "sitecustomize.py").write_text(ONE_OP)
-    lives = 0
-    with Capture("eth0", bed.peer) as production, Capture("eth0", bed.analyzer) as copies:
-        with Background(dst=bed.peer_address, port=9, size=64, seconds=120, rate=300):
+
+    def live() -> int:
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(directory))
             for life in range(60):
-                with monkeypatch.context() as patch:
-                    patch.setenv("PYTHONPATH", str(directory))
-                    patch.setenv("OPS", "1")
-                    agent.log.unlink()
-                    agent.spawn()
-                lives = life
+                agent.log.unlink()
+                agent.spawn()
                 if not dies(agent):
-                    break
-            agent.kill()
-            seen = len(copies.frames)
-            copies.wait(seen + 100)
+                    agent.kill()
+                    return life
+        raise AssertionError(f"still not done: {agent.log.read_text()}")
+
+    return live
+
+
+def test_killed_after_every_single_step(bed: Node, agent: Agent, one_op_lives: Callable[[], int]) -> None:
+    """E1: from a clean machine to a programmed mirror. Takes 7 s. Production never notices; no frame is copied twice."""
+    agent.stop()
+    agent.cleanup()
+    load = Background(dst=bed.peer_address, port=9, size=64, seconds=120, rate=300)
+    with Capture("eth0", bed.peer) as production, Capture("eth0", bed.analyzer) as copies, load:
+        assert one_op_lives() > 10
+        copies.wait(len(copies.frames) + 100)
+        load.__exit__()
         production.settle()
         copies.settle()
-    assert 5 < lives < 59, agent.log.read_text()
     sent = numbers(datagrams(production.frames))
     assert_each_once(sent, len(sent), "production")
     found = numbers(datagrams(copies.frames, VXLAN))
@@ -276,6 +278,29 @@ def test_killed_after_every_single_step(
     agent.programmed()
     agent.stop()
     assert sniffer_plan(agent) == []
+
+
+def test_killed_after_every_single_step_of_an_edit(bed: Node, agent: Agent, one_op_lives: Callable[[], int]) -> None:
+    """E1, A2: each frame is copied once, by the one version or the other, whoever dies in between. Takes 8 s."""
+    agent.stop()
+    agent.write(
+        target(encapsulation={"vxlan": {"vni": 99}}),
+        mirror(direction="Ingress", filter="udp or tcp"),
+        mirror("second", ["peer0"], direction="Ingress"),
+    )
+    load = Background(dst=bed.peer_address, port=9, size=64, seconds=120, rate=500)
+    with Capture("eth0", bed.peer) as production, Capture("eth0", bed.analyzer) as copies, load:
+        copies.wait(50)
+        assert one_op_lives() > 8
+        copies.wait(len(copies.frames) + 100)
+        load.__exit__()
+        production.settle()
+        copies.settle()
+    found = datagrams(copies.frames, VXLAN)
+    assert_each_once(numbers(found), len(numbers(datagrams(production.frames))), "copies")
+    vnis = [item.vni for item in found]
+    assert vnis == sorted(vnis, key=[4242, 99].index)
+    assert set(vnis) == {4242, 99}
 
 
 def dies(agent: Agent) -> bool:

@@ -6,6 +6,7 @@ Everything is sent as a guest or a stack sends it: whole frames, super-packets, 
 import select
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -118,7 +119,8 @@ def test_stack_to_stack_as_it_left(agent: Agent, bed: Node) -> None:
         sent = [frame.octets for frame in one.frames if frame.outgoing]
         got = [frame.octets for frame in other.frames if not frame.outgoing]
         assert max(map(len, sent)) > 1514
-        assert got == sent
+        # Each CPU keeps its own order; a socket may send from both.
+        assert Counter(got) == Counter(sent)
 
 
 def exchange(bed: Node, content: bytes) -> None:

@@ -78,15 +78,21 @@ def test_what_no_ethernet_carries_is_an_error() -> None:
         assert trial.decide(bytes(14)) == (True,)
 
 
+def descriptors() -> list[str]:
+    """What this process has open of BPF and of namespaces."""
+    names = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return sorted(name for name in names if "bpf" in name or "net:" in name)
+
+
 def test_the_machine_stays_as_it_is() -> None:
     before, namespace = traces(), Path("/proc/thread-self/ns/net").readlink()
+    held = descriptors()
     with Trial([()]) as trial:
         assert trial.decide(bytes(9000)) == (True,)
         assert Path("/proc/thread-self/ns/net").readlink() == namespace
         links = subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
         assert "sniffer" not in links
-    left = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-    assert not [name for name in left if "bpf" in name or "net:" in name]
+    assert descriptors() == held
     assert traces() == before
 
 
