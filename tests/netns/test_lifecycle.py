@@ -259,7 +259,7 @@ def one_op_lives(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_killed_after_every_single_step(bed: Node, agent: Agent, one_op_lives: Callable[[], int]) -> None:
-    """E1: from a clean machine to a programmed mirror. Takes 7 s. Production never notices; no frame is copied twice."""
+    """E1: from a clean machine to a programmed mirror. Production never notices; no frame is copied twice."""
     agent.stop()
     agent.cleanup()
     load = Background(dst=bed.peer_address, port=9, size=64, seconds=120, rate=300)
