@@ -246,7 +246,7 @@ def one_op_lives(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def live() -> int:
         with monkeypatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(directory))
+            patch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
             for life in range(60):
                 agent.log.unlink()
                 agent.spawn()
