@@ -8,7 +8,7 @@ from sniffer.errors import InputError
 from sniffer.model.identity import Identity
 from sniffer.model.manifest import Resource, Source, duplicates, read
 from sniffer.model.problem import Problem
-from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
+from sniffer.model.resources import MirrorTarget
 from sniffer.plan.checks import filter_problems
 from sniffer.plan.compile import Sources
 
@@ -86,7 +86,7 @@ class Manifests:
         values = [resource.value for resource in first.values()]
         return Sources(
             targets=tuple(value for value in values if isinstance(value, MirrorTarget)),
-            mirrors=tuple(value for value in values if isinstance(value, ClusterTrafficMirror)),
+            mirrors=tuple(value for value in values if not isinstance(value, MirrorTarget)),
             stale=stale,
             refused={identity: message for identity, message in refused.items() if identity not in first},
             complete=all(one.complete for one in self._files.values()),

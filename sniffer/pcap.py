@@ -101,7 +101,7 @@ def compile(text: str) -> Program:
     return result
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)
 def _result(text: str) -> Program | FilterError:
     try:
         with _lock:

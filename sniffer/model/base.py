@@ -1,14 +1,16 @@
 """What every resource is made of: strict models, the words of their errors, names and metadata."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,43 @@ def one_of(enum: type[StrEnum]) -> Allowed:
     return Allowed(", ".join(enum))
 
 
+@dataclass(frozen=True, slots=True)
+class Cel:
+    """What the API server checks in CEL (x-kubernetes-validations): the words of the validator beside it, once more.
+
+    Stands in an Annotated, with `self` for the value, or in a model's `cel`.
+    """
+
+    rule: str
+    message: str
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with this rule."""
+        schema = handler(core_schema)
+        schema.setdefault("x-kubernetes-validations", []).append({"rule": self.rule, "message": self.message})
+        return schema
+
+
+@dataclass(frozen=True, slots=True)
+class ByKey:
+    """A list whose items differ in this field: the API server refuses two of one, and merges by it."""
+
+    key: str
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the list's type."""
+        return {
+            **handler(core_schema),
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": [self.key],
+        }
+
+
 class Model(BaseModel):
-    """Strict, frozen, camelCase on the outside."""
+    """Strict, frozen, camelCase on the outside. A null is no value, as for the API server."""
+
+    cel: ClassVar[tuple[Cel, ...]] = ()
+    """What the API server checks of the whole."""
 
     model_config = ConfigDict(
         strict=True,
@@ -38,7 +75,25 @@ class Model(BaseModel):
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=True,
+        use_attribute_docstrings=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or None not in value.values():
+            return value
+        known = {field.alias for field in cls.model_fields.values()} | set(cls.model_fields)
+        return {key: item for key, item in value.items() if item is not None or key not in known}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the rules of `cel`."""
+        schema = handler(core_schema)
+        if cls.cel:
+            rules = [{"rule": rule.rule, "message": rule.message} for rule in cls.cel]
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = rules
+        return schema
 
 
 # Names
@@ -60,22 +115,43 @@ LabelValue = Annotated[
     Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
     Allowed("a string of at most 63 characters: letters, digits, -, _ and ."),
 ]
+LabelKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+    ),
+    Allowed("a label's key, as in app or example.org/team"),
+]
 Text = Annotated[str, Allowed("a string")]
 
 
+_INSTANT = re.compile(
+    r"2\d{3}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?"
+    r"(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
+)
+
+
 def _instant(value: object) -> object:
-    """Kubernetes writes RFC 3339; YAML reads it as a date when nobody quoted it."""
-    if isinstance(value, str):
+    """RFC 3339 as Kubernetes writes it; what else fromisoformat() reads is left to be refused."""
+    if isinstance(value, str) and _INSTANT.fullmatch(value):
         try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
+            return datetime.fromisoformat(value)
+        except ValueError:  # 30 February
             return value
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
     return value
 
 
-Instant = Annotated[datetime, BeforeValidator(_instant), Allowed("a time as in 2026-01-31T12:00:00Z")]
+class _AsDateTime:
+    """In a schema: the pattern of what is read."""
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(core_schema), "pattern": f"^{_INSTANT.pattern}$"}
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant), _AsDateTime(), Allowed("a time as in 2026-01-31T12:00:00Z")]
 
 
 class Metadata(Model):
@@ -108,6 +184,12 @@ class Metadata(Model):
         if not isinstance(value, Mapping):
             return value
         return {key: item for key, item in value.items() if key not in cls.IGNORED}
+
+
+class NamespacedMetadata(Metadata):
+    """Of a kind that lives in a namespace; a file that names none means `default`, as kubectl does."""
+
+    namespace: Namespace = "default"
 
 
 class ClusterMetadata(Metadata):

@@ -13,7 +13,7 @@ from sniffer.model.base import Allowed
 from sniffer.model.document import Document, documents
 from sniffer.model.identity import Identity
 from sniffer.model.problem import Path, Problem, field_of, printable, quoted
-from sniffer.model.resources import API_VERSION, KINDS, ClusterTrafficMirror, MirrorTarget
+from sniffer.model.resources import API_VERSION, KINDS, Written, WrittenKind
 
 __all__ = ["FILE_LENGTH", "Problem", "Resource", "Source", "duplicates", "read"]
 
@@ -28,7 +28,7 @@ class Resource:
     """One valid resource and where it was written: `where` has the line of every field, by its path."""
 
     file: str
-    value: MirrorTarget | ClusterTrafficMirror
+    value: Written
     where: Mapping[str, int]
 
     @property
@@ -138,7 +138,7 @@ def _causes(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:
             yield details
 
 
-def _kind(document: Document, file: str) -> type[MirrorTarget] | type[ClusterTrafficMirror] | Problem:
+def _kind(document: Document, file: str) -> WrittenKind | Problem:
     def problem(path: Path, allowed: str) -> Problem:
         given = document.given.get(path, "nothing")
         return Problem(file, document.line_of(path), field_of(path), given, allowed)

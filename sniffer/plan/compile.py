@@ -4,21 +4,19 @@ exception, and stops no other.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from datetime import datetime
 
-from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Oversize, PathWord
-from sniffer.abi.records import EgressRecord, Hook, Program
-from sniffer.errors import FilterError
+from sniffer.abi.limits import LIST_LENGTH, Encapsulation, Oversize, PathWord
+from sniffer.abi.records import EgressRecord, Hook
 from sniffer.model import resources
 from sniffer.model.identity import Identity
-from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget, is_pattern
-from sniffer.plan import rules
-from sniffer.plan.facts import Facts, Link, PathState
+from sniffer.model.resources import MIRROR_KINDS, ClusterTrafficMirror, MirrorTarget
+from sniffer.plan import admission, rules
+from sniffer.plan.cluster import Cluster
+from sniffer.plan.facts import EARLIEST, Facts, Link, PathState
+from sniffer.plan.select import Selection, Selector, hook_directions
 from sniffer.plan.state import Mirror, Tunnel, Verdict, Wanted
 from sniffer.plan.template import egress_record
-
-ARPHRD_ETHER = 1
-RELAY_LINKS = ("sniffer-tx", "sniffer-rx")
 
 _PATH_WORDS = {
     PathState.REACHABLE: PathWord.REACHABLE,
@@ -26,11 +24,6 @@ _PATH_WORDS = {
     PathState.NO_ROUTE: PathWord.NO_ROUTE,
 }
 _OVERSIZE = {resources.Oversize.SEGMENT: Oversize.SEGMENT, resources.Oversize.DROP: Oversize.DROP}
-_DIRECTIONS = {
-    resources.Direction.INGRESS: (Direction.INGRESS,),
-    resources.Direction.EGRESS: (Direction.EGRESS,),
-    resources.Direction.BOTH: (Direction.INGRESS, Direction.EGRESS),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,7 @@ class Sources:
     """What the user says now; `stale` names resources whose source cannot be read, and why: the last good one holds."""
 
     targets: tuple[MirrorTarget, ...]
-    mirrors: tuple[ClusterTrafficMirror, ...]
+    mirrors: tuple[resources.Mirror, ...]
     stale: Mapping[Identity, str] = field(default_factory=dict)
     refused: Mapping[Identity, str] = field(default_factory=dict)
     """What is invalid and has no former version."""
@@ -46,6 +39,8 @@ class Sources:
     """False: some of the source cannot be read, and it is not known what it said."""
     known: frozenset[Identity] = frozenset()
     """Whatever was valid at some time since the source was first read: what of this is not there now was removed."""
+    cluster: Cluster | None = None
+    """What else the API server tells; None: the source is a directory."""
 
 
 class _RefusedError(Exception):
@@ -54,35 +49,139 @@ class _RefusedError(Exception):
 
 def endpoint_addresses(targets: Iterable[MirrorTarget]) -> tuple[str, ...]:
     """Every address that facts must have a path for."""
-    return tuple(sorted({endpoint.address for target in targets for endpoint in target.spec.endpoints}))
+    return tuple(sorted({address for target in targets for address in admission.addresses(target)}))
+
+
+def precedence(mirror: resources.Mirror) -> tuple[bool, datetime, Identity]:
+    """Who comes first on a full hook: ClusterTrafficMirrors, then the oldest, then by name."""
+    created = mirror.metadata.creation_timestamp or EARLIEST
+    return not isinstance(mirror, ClusterTrafficMirror), created, mirror.identity
 
 
 def compile_sources(sources: Sources, facts: Facts) -> Wanted:
-    """What the node should do. Mirrors share a hook in order of name; what does not fit is Degraded."""
-    targets = {target.metadata.name: target for target in sources.targets}
-    hooks: dict[Hook, list[Mirror]] = {}
-    paths: dict[EgressRecord, PathWord] = {}
-    verdicts: list[Verdict] = []
-    for resource in sorted(sources.mirrors, key=lambda resource: resource.metadata.name):
+    """What the node should do. Mirrors share a hook in the order of `precedence`; what does not fit is Degraded."""
+    return _Compilation(sources, facts).wanted()
+
+
+class _Compilation:
+    """One compile: what many mirrors share is made once."""
+
+    def __init__(self, sources: Sources, facts: Facts) -> None:
+        self._sources, self._facts = sources, facts
+        self._targets = {target.metadata.name: target for target in sources.targets}
+        self._selector = Selector(facts.links, sources.cluster, facts.bindings)
+        self._hooks: dict[Hook, list[Mirror]] = {}
+        self._paths: dict[EgressRecord, PathWord] = {}
+        self._tunnels: dict[str, Tunnel | _RefusedError] = {}
+
+    def wanted(self) -> Wanted:
+        verdicts = [v for mirror in sorted(self._sources.mirrors, key=precedence) if (v := self._verdict(mirror))]
+        for identity, message in self._sources.refused.items():
+            if identity.kind in MIRROR_KINDS:
+                verdicts.append(Verdict(identity, "Rejected", "Invalid", message))
+        hooks = {hook: tuple(mirrors) for hook, mirrors in self._hooks.items()}
+        used = {e for mirrors in hooks.values() for m in mirrors for t in m.tunnels for e in t.endpoints}
+        return Wanted(hooks, {e: word for e, word in self._paths.items() if e in used}, tuple(verdicts))
+
+    def _verdict(self, resource: resources.Mirror) -> Verdict | None:
+        """Places the mirror on its hooks; None: it is not for this node."""
         refs = tuple(ref.name for ref in resource.spec.target_refs)
+        selection = Selection()
         try:
-            mirror = _mirror(resource, targets, facts, paths)
-            links = _links(resource, facts.links)
+            self._admit(resource)
+            selected = self._selector.select(resource)
+            if selected is None:
+                return None
+            selection = selected
+            if selection.fault:
+                raise _RefusedError(selection.fault, selection.reason, selection.message)
+            mirror = self._mirror(resource)
         except _RefusedError as refusal:
             state, reason, message = refusal.args
-            verdicts.append(Verdict(resource.identity, state, reason, message, (), refs))
-            continue
-        full = _place(mirror, resource, links, hooks)
-        names = tuple(link.name for link in links)
-        verdict = Verdict(resource.identity, "Programmed", *_path_remark(resource, targets, facts), names, refs)
+            return Verdict(resource.identity, state, reason, message, (), refs, selection.selected)
+        reason, message = selection.reason, selection.message
+        if selection.links:
+            unreachable = self._unreachable(resource)
+            reason, message = ("EndpointUnreachable", unreachable) if unreachable else (reason, message)
+        names = tuple(link.name for link in selection.links)
+        counts = selection.selected, selection.pods
+        verdict = Verdict(resource.identity, "Programmed", reason, message, names, refs, *counts)
+        full = self._place(mirror, resource, selection.links)
         if full:
             message = f"{', '.join(full)}: a hook takes {LIST_LENGTH} mirrors"
             verdict = replace(verdict, state="Degraded", reason="HookFull", message=message)
-        verdicts.append(_with_source(verdict, sources.stale))
-    for identity, message in sources.refused.items():
-        if identity.kind == ClusterTrafficMirror.__name__:
-            verdicts.append(Verdict(identity, "Rejected", "Invalid", message))
-    return Wanted({hook: tuple(mirrors) for hook, mirrors in hooks.items()}, paths, tuple(verdicts))
+        return _with_source(verdict, self._sources.stale)
+
+    def _admit(self, resource: resources.Mirror) -> None:
+        refusal = admission.refusal(resource, self._targets, self._sources.cluster)
+        if refusal:
+            raise _RefusedError("Rejected", refusal.reason, refusal.message)
+        if resource.spec.suspend:
+            raise _RefusedError("Suspended", "Suspended", "spec.suspend is true")
+        end = admission.expiry(resource, self._targets)
+        if end and end <= self._facts.time:
+            raise _RefusedError("Expired", "Expired", f"ended at {end:%Y-%m-%dT%H:%M:%SZ}")
+
+    def _mirror(self, resource: resources.Mirror) -> Mirror:
+        spec = resource.spec
+        chosen = [self._targets[ref.name] for ref in spec.target_refs]
+        awake = [target for target in chosen if not target.spec.suspend]
+        if not awake:
+            raise _RefusedError("Suspended", "TargetSuspended", "every target is suspended")
+        tunnels = [self._tunnel(target) for target in awake]
+        ready = tuple(tunnel for tunnel in tunnels if tunnel.endpoints)
+        if not ready:
+            names = ", ".join(target.metadata.name for target in awake)
+            raise _RefusedError("Pending", "NoEndpoints", f"MirrorTarget {names}: no Service has a ready endpoint")
+        return Mirror(resource.identity, rules.program(spec.filter, spec.rules), spec.snap_length, ready)
+
+    def _tunnel(self, target: MirrorTarget) -> Tunnel:
+        name = target.metadata.name
+        if name not in self._tunnels:
+            try:
+                self._tunnels[name] = self._new_tunnel(target)
+            except _RefusedError as refusal:
+                self._tunnels[name] = refusal
+        found = self._tunnels[name]
+        if isinstance(found, _RefusedError):
+            raise found
+        return found
+
+    def _new_tunnel(self, target: MirrorTarget) -> Tunnel:
+        spec = target.spec
+        records = []
+        for address in admission.addresses(target):
+            path = self._facts.paths[address]
+            if path.local:
+                message = f"MirrorTarget {target.metadata.name}: {address} is an address of this node"
+                raise _RefusedError("Rejected", "EndpointIsNode", message)
+            record = egress_record(path, spec.encapsulation, spec.outer)
+            self._paths[record] = _PATH_WORDS[path.state]
+            records.append(record)
+        kind = Encapsulation.VXLAN if spec.encapsulation.vxlan else Encapsulation.GRE
+        limit = spec.limits.max_snap_length or 0
+        return Tunnel(target.metadata.name, kind, _OVERSIZE[spec.oversize], limit, tuple(records))
+
+    def _unreachable(self, resource: resources.Mirror) -> str | None:
+        """Which endpoints of its targets cannot be reached."""
+        bad = [
+            f"{path.address} ({ref.name}): {path.state.replace('_', ' ')}"
+            for ref in resource.spec.target_refs
+            for address in admission.addresses(self._targets[ref.name])
+            if (path := self._facts.paths[address]).state != PathState.REACHABLE
+        ]
+        return "; ".join(bad) or None
+
+    def _place(self, mirror: Mirror, resource: resources.Mirror, links: tuple[Link, ...]) -> list[str]:
+        """Adds a mirror to its hooks; the names of the hooks that had no room."""
+        full = []
+        for link, direction in ((link, d) for link in links for d in hook_directions(resource)):
+            mirrors = self._hooks.setdefault(Hook(link.index, direction), [])
+            if len(mirrors) < LIST_LENGTH:
+                mirrors.append(mirror)
+            else:
+                full.append(f"{link.name} {direction.name.lower()}")
+        return full
 
 
 def _with_source(verdict: Verdict, stale: Mapping[Identity, str]) -> Verdict:
@@ -91,98 +190,6 @@ def _with_source(verdict: Verdict, stale: Mapping[Identity, str]) -> Verdict:
     if message is None or verdict.state != "Programmed":
         return verdict
     return replace(verdict, state="Degraded", reason="SourceUnreadable", message=message)
-
-
-def _mirror(
-    resource: ClusterTrafficMirror,
-    targets: Mapping[str, MirrorTarget],
-    facts: Facts,
-    paths: dict[EgressRecord, PathWord],
-) -> Mirror:
-    spec = resource.spec
-    if spec.suspend:
-        raise _RefusedError("Suspended", "Suspended", "spec.suspend is true")
-    program = _program(resource)
-    chosen = []
-    for number, ref in enumerate(spec.target_refs):
-        target = targets.get(ref.name)
-        if target is None:
-            raise _RefusedError(
-                "Rejected", "TargetNotFound", f"spec.targetRefs[{number}].name: no MirrorTarget {ref.name}"
-            )
-        if not target.spec.suspend:
-            chosen.append(target)
-    if not chosen:
-        raise _RefusedError("Suspended", "TargetSuspended", "every target is suspended")
-    tunnels = tuple(_tunnel(target, facts, paths) for target in chosen)
-    return Mirror(resource.identity, program, spec.snap_length, tunnels)
-
-
-def _program(resource: ClusterTrafficMirror) -> Program:
-    try:
-        return rules.program(resource.spec.filter, resource.spec.rules)
-    except FilterError as error:
-        raise _RefusedError("Rejected", "BadFilter", f"{error.field or 'spec.filter'}: {error}") from None
-
-
-def _tunnel(target: MirrorTarget, facts: Facts, paths: dict[EgressRecord, PathWord]) -> Tunnel:
-    spec = target.spec
-    records = []
-    for endpoint in spec.endpoints:
-        path = facts.paths[endpoint.address]
-        if path.local:
-            message = f"MirrorTarget {target.metadata.name}: {endpoint.address} is an address of this node"
-            raise _RefusedError("Rejected", "EndpointIsNode", message)
-        record = egress_record(path, spec.encapsulation, spec.outer)
-        paths[record] = _PATH_WORDS[path.state]
-        records.append(record)
-    kind = Encapsulation.VXLAN if spec.encapsulation.vxlan else Encapsulation.GRE
-    limit = spec.limits.max_snap_length or 0
-    return Tunnel(target.metadata.name, kind, _OVERSIZE[spec.oversize], limit, tuple(records))
-
-
-def _path_remark(
-    resource: ClusterTrafficMirror, targets: Mapping[str, MirrorTarget], facts: Facts
-) -> tuple[str | None, str | None]:
-    """Reason and message where some endpoint cannot be reached."""
-    bad = [
-        f"{path.address} ({ref.name}): {path.state.replace('_', ' ')}"
-        for ref in resource.spec.target_refs
-        for endpoint in targets[ref.name].spec.endpoints
-        if (path := facts.paths[endpoint.address]).state != PathState.REACHABLE
-    ]
-    return ("EndpointUnreachable", "; ".join(bad)) if bad else (None, None)
-
-
-def _links(resource: ClusterTrafficMirror, links: tuple[Link, ...]) -> tuple[Link, ...]:
-    """The interfaces that a mirror names: Ethernet ones, never the relay."""
-    found: dict[int, Link] = {}
-    for item in resource.spec.interfaces:
-        pattern = is_pattern(item)
-        for link in links:
-            if link.name in RELAY_LINKS or not (fnmatchcase(link.name, item) if pattern else link.name == item):
-                continue
-            if link.arphrd == ARPHRD_ETHER:
-                found[link.index] = link
-            elif not pattern:
-                raise _RefusedError("Rejected", "UnsupportedInterface", f"{item} has no Ethernet header")
-    if not found:
-        raise _RefusedError("Pending", "NoInterface", f"no interface {', '.join(resource.spec.interfaces)}")
-    return tuple(sorted(found.values(), key=lambda link: link.name))
-
-
-def _place(
-    mirror: Mirror, resource: ClusterTrafficMirror, links: tuple[Link, ...], hooks: dict[Hook, list[Mirror]]
-) -> list[str]:
-    """Adds a mirror to its hooks; the names of the hooks that had no room."""
-    full = []
-    for link, direction in ((link, d) for link in links for d in _DIRECTIONS[resource.spec.direction]):
-        mirrors = hooks.setdefault(Hook(link.index, direction), [])
-        if len(mirrors) < LIST_LENGTH:
-            mirrors.append(mirror)
-        else:
-            full.append(f"{link.name} {direction.name.lower()}")
-    return full
 
 
 def hold(

@@ -1,8 +1,13 @@
 """What is true of this node, as netlink and the kernel tell it: the input of a compile beside the resources."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
+
+from sniffer.plan.cluster import Binding
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 class PathState(StrEnum):
@@ -81,3 +86,9 @@ class Facts:
     mechanism: Mechanism
     programs: Mapping[str, int]
     """Ids of the loaded programs, by name; `relay_ring` is not among them where the kernel cannot have it."""
+    bindings: Mapping[str, Binding] = field(default_factory=dict)
+    """Where the traffic of this node's pods passes, by their uid."""
+    time: datetime = EARLIEST
+    """The wall clock, for mirrors that end."""
+    renews: bool = True
+    """False: the source has been silent for too long, and leases run out."""

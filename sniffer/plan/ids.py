@@ -150,8 +150,10 @@ class Assignment:
         return replace(self._tunnels.wanted[number].record, generation=generation)
 
     def _lease(self, number: int) -> int:
-        """Renewed when a third of it is over."""
+        """Renewed when a third of it is over, while the source can be heard."""
         until, facts = self._observed.leases.get(number, 0), self._facts
+        if not facts.renews:
+            return until
         left = until - facts.now_ns
         return until if 3 * left > 2 * facts.lease_ns and left <= facts.lease_ns else facts.now_ns + facts.lease_ns
 

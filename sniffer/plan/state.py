@@ -44,6 +44,10 @@ class Verdict:
     message: str | None = None
     interfaces: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    selected: int = 0
+    """Pods of this node that the mirror selects."""
+    pods: int = 0
+    """Those of them whose traffic is mirrored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ BAD = [
         target(max_snap_length="5"),
         "spec",
         '"max_snap_length"',
-        "encapsulation, endpoints, oversize, outer, limits, susp",
+        "encapsulation, endpoints, oversize, outer, allowedNamespaces, limits, susp",
     ),
     (target(limits="{max_snap_length: 50}"), "spec.limits", '"max_snap_length"', "maxSnapLength"),
     # I2

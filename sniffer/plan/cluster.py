@@ -1,0 +1,85 @@
+"""What a node's agent knows of the cluster, as the API server tells it: pods, namespaces, nodes, the policy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from sniffer.model.selector import Labels
+
+PROTECTED_LABEL = "sniffer.dev/protected"
+"""An administrator protects a namespace by this label, with any value but `false`."""
+PROTECTED_ALWAYS = frozenset({"kube-system"})
+NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of this node that has neither succeeded nor failed."""
+
+    uid: str
+    namespace: str
+    name: str
+    labels: Labels
+    addresses: tuple[str, ...]
+    """status.podIPs; () while it has none."""
+    host_network: bool
+    sandbox_ready: bool
+    """Condition PodReadyToStartContainers, where there is one: the addresses are those of a sandbox that lives."""
+    created: str
+    """RFC 3339, to the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Where copies may not go, by the administrator's words."""
+
+    refused: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
+    """By what they are (`the service range`, `the API server`, `a node`)."""
+    allowed: tuple[IPv4Network, ...] = ()
+    """Exceptions."""
+
+    def objection(self, address: str) -> str | None:
+        """What an address is that no target may have; None: it may."""
+        parsed = IPv4Address(address)
+        if any(parsed in network for network in self.allowed):
+            return None
+        return next((what for what, networks in self.refused.items() if any(parsed in n for n in networks)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One look at what the API server has told."""
+
+    node: str
+    node_labels: Labels = field(default_factory=dict)
+    namespaces: Mapping[str, Labels] = field(default_factory=dict)
+    """Labels by name."""
+    pods: tuple[Pod, ...] = ()
+    node_addresses: frozenset[str] = frozenset()
+    """IPv4 addresses of all nodes; empty while nobody needs them."""
+    policy: Policy = Policy()
+
+    def is_protected(self, namespace: str) -> bool:
+        """Whether only ClusterTrafficMirrors that say so may mirror pods of this namespace."""
+        label = self.namespaces.get(namespace, {}).get(PROTECTED_LABEL, "false")
+        return namespace in PROTECTED_ALWAYS or label != "false"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where a pod's traffic passes on this node."""
+
+    interfaces: tuple[int, ...]
+    """Ifindexes of host veths."""
+    reason: str | None = None
+    """Why there are none: HostNetwork, NoHostVeth, Ambiguous, NotYet."""
+    inode: int | None = None
+    """Of the pod's network namespace."""
+
+
+REASONS = {
+    "HostNetwork": "uses the node's network",
+    "NoHostVeth": "has no interface on the node (macvlan, SR-IOV, ipvlan...)",
+    "Ambiguous": "shares its address with another network namespace",
+    "NotYet": "its network namespace was not found yet",
+}
