@@ -160,3 +160,19 @@ def doctor(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
     from sniffer.cli.doctor import examine
 
     raise typer.Exit(examine(pin_root, as_json=as_json))
+
+
+@app.command()
+def crds(
+    directory: Annotated[
+        Path | None, typer.Option(help="Write one file for each there, as the chart has them; print nothing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The CustomResourceDefinitions of the resources, for kubectl apply.
+
+    Example: sniffer crds | kubectl apply -f -
+    """
+    from sniffer.cli.crds import crds as write
+
+    write(directory, as_json)

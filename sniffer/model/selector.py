@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sniffer.model.base import Allowed, Cel, LabelKey, LabelValue, Model, one_of, refused
 
@@ -56,6 +56,9 @@ class Requirement(Model):
 
 class LabelSelector(Model):
     """All of its conditions must hold; an empty selector matches everything."""
+
+    # One writer owns all of it, as in meta/v1.
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
     match_labels: Annotated[
         dict[LabelKey, LabelValue], Field(max_length=64), Allowed("a mapping of labels, as in {app: web}")
