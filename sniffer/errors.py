@@ -56,3 +56,20 @@ class KernelError(SnifferError):
         self.detail = detail
         name = errorcode.get(errno, f"errno {errno}")
         super().__init__(f"{call}: {name}: {detail}" if detail else f"{call}: {name}")
+
+
+class ApiError(SnifferError):
+    """The API server refused, failed or did not answer.
+
+    `status` is HTTP's; 0: no answer. `reason` is the API's word (`Conflict`, `Expired`), or `NoAnswer`; `retry_after_s`
+    is what the server asked for, or None.
+    """
+
+    exit_status = 3
+
+    def __init__(self, status: int, reason: str, message: str, retry_after_s: float | None = None) -> None:
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{status} {reason}: {message}" if status else message)
