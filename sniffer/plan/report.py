@@ -1,0 +1,48 @@
+"""What a node says of itself in the cluster: verdicts -> the status of its SnifferNode, as the API server takes it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sniffer.model.resources import ClusterTrafficMirror, Mirror, SnifferNode
+from sniffer.plan.state import Verdict
+
+MESSAGE_LENGTH = 512
+MIRRORS_LENGTH = 4096
+
+
+def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str) -> dict[str, Any]:
+    """SnifferNode.status. Of mirrors that concern this node only: that select one of its pods, or name interfaces."""
+    resources = {mirror.identity: mirror for mirror in mirrors}
+    rows = [
+        _row(verdict, resources[verdict.identity])
+        for verdict in sorted(verdicts, key=lambda verdict: verdict.identity)
+        if verdict.identity in resources and _concerns(verdict, resources[verdict.identity])
+    ]
+    value = {
+        "apiVersion": "sniffer.dev/v1alpha1",
+        "kind": SnifferNode.__name__,
+        "metadata": {"name": "this"},
+        "status": {"state": "Running", "version": version, "mirrors": rows[:MIRRORS_LENGTH]},
+    }
+    node = SnifferNode.model_validate(value)
+    return node.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _concerns(verdict: Verdict, mirror: Mirror) -> bool:
+    named = isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces is not None
+    return named or verdict.selected > 0
+
+
+def _row(verdict: Verdict, mirror: Mirror) -> Mapping[str, Any]:
+    identity, metadata = verdict.identity, mirror.metadata
+    return {
+        "kind": identity.kind,
+        "namespace": identity.namespace,
+        "name": identity.name,
+        "uid": metadata.uid or "",
+        "generation": metadata.generation,
+        "state": verdict.state,
+        "reason": verdict.reason,
+        "message": verdict.message[:MESSAGE_LENGTH] if verdict.message else None,
+        "pods": verdict.pods,
+    }

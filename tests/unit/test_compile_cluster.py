@@ -1,0 +1,271 @@
+"""Resources of a cluster, its pods and namespaces, to hooks and verdicts: who may mirror what, where to, until when."""
+
+from datetime import datetime
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
+
+from sniffer.abi.limits import LIST_LENGTH, Direction
+from sniffer.abi.records import Hook
+from sniffer.model.resources import KINDS, MirrorTarget, SnifferNode
+from sniffer.plan.cluster import Binding, Cluster, Pod, Policy
+from sniffer.plan.compile import Sources, compile_sources
+from sniffer.plan.facts import Facts, Mechanism
+from sniffer.plan.report import report
+from sniffer.plan.state import Verdict, Wanted
+from tests.agent import VERSION, Document
+from tests.agent import mirror as cluster_mirror
+from tests.agent import target as open_target
+from tests.unit.test_compile import LINKS, link, paths
+
+NAMESPACES = {
+    "shop": {"kubernetes.io/metadata.name": "shop", "team": "shop"},
+    "bank": {"kubernetes.io/metadata.name": "bank", "team": "bank"},
+    "vault": {"kubernetes.io/metadata.name": "vault", "sniffer.dev/protected": "true"},
+    "kube-system": {"kubernetes.io/metadata.name": "kube-system"},
+}
+BOUND = (link(20, "veth20"), link(21, "veth21"), link(22, "veth22"), link(23, "veth23"))
+
+
+def pod(number: int, namespace: str = "shop", host_network: bool = False, **labels: str) -> Pod:
+    """web-N with the address 10.244.1.N; bound to vethN in FACTS below."""
+    labels = labels or {"app": "web"}
+    address = (f"10.244.1.{number}",)
+    return Pod(f"uid-{number}", namespace, f"web-{number}", labels, address, host_network, True, "2026-01-01T00:00:00Z")
+
+
+PODS = (pod(20), pod(21, app="db"), pod(22, "bank"), pod(23, "kube-system"), pod(24, "shop", True, app="node"))
+ANYWHERE = Policy()
+BINDINGS = {f"uid-{n}": Binding((n,), None, n) for n in range(20, 24)} | {"uid-24": Binding((), "HostNetwork")}
+
+
+def target(name: str = "ana", address: str = "10.9.0.2", **spec: Any) -> Document:
+    """A target that is granted to everybody."""
+    return open_target(name, address, **({"allowedNamespaces": {}} | spec))
+
+
+def mirror(name: str = "web", namespace: str = "shop", created: str | None = None, **spec: Any) -> Document:
+    """A TrafficMirror of every pod of its namespace."""
+    metadata: Document = {"name": name, "namespace": namespace, "uid": f"uid-of-{name}", "generation": 3}
+    if created:
+        metadata["creationTimestamp"] = created
+    spec = {"podSelector": {}, "targetRefs": [{"name": "ana"}]} | spec
+    return {"apiVersion": VERSION, "kind": "TrafficMirror", "metadata": metadata, "spec": spec}
+
+
+def wide(name: str = "all", **spec: Any) -> Document:
+    """A ClusterTrafficMirror of pods."""
+    document = cluster_mirror(name, ["x"], **({"podSelector": {}} | spec))
+    del document["spec"]["interfaces"]
+    return document
+
+
+def facts(bindings: dict[str, Binding] | None = None, at: str = "2026-06-01T00:00:00Z") -> Facts:
+    return Facts(
+        10**12,
+        60 * 10**9,
+        LINKS + BOUND,
+        paths(),
+        None,
+        Mechanism.TCX,
+        {},
+        BINDINGS if bindings is None else bindings,
+        datetime.fromisoformat(at),
+    )
+
+
+def sources(*documents: Document, pods: tuple[Pod, ...] = PODS, policy: Policy = ANYWHERE) -> Sources:
+    values = [KINDS[one["kind"]].model_validate(one) for one in documents]
+    return Sources(
+        tuple(value for value in values if isinstance(value, MirrorTarget)),
+        tuple(value for value in values if not isinstance(value, MirrorTarget)),
+        cluster=Cluster("n1", {"pool": "edge"}, NAMESPACES, pods, frozenset(), policy),
+    )
+
+
+def compiled(*documents: Document, **fields: Any) -> Wanted:
+    return compile_sources(sources(*documents, **fields), facts())
+
+
+def verdict(wanted: Wanted, name: str = "web") -> Verdict:
+    (found,) = (one for one in wanted.verdicts if one.identity.name == name)
+    return found
+
+
+def interfaces(wanted: Wanted) -> set[int]:
+    return {hook.ifindex for hook in wanted.hooks}
+
+
+def test_pods_of_the_mirrors_own_namespace() -> None:
+    wanted = compiled(target(), mirror(podSelector={"matchLabels": {"app": "web"}}))
+    assert interfaces(wanted) == {20}
+    one = verdict(wanted)
+    assert (one.state, one.reason, one.interfaces, one.selected, one.pods) == ("Programmed", None, ("veth20",), 1, 1)
+
+
+def test_an_empty_selector_means_every_pod_of_the_namespace_and_no_other() -> None:
+    """G1."""
+    wanted = compiled(target(), mirror(podSelector={}))
+    assert interfaces(wanted) == {20, 21}
+
+
+@pytest.mark.parametrize(
+    ("direction", "expected"),
+    [("Ingress", {Direction.EGRESS}), ("Egress", {Direction.INGRESS}), ("Both", set(Direction))],
+)
+def test_the_direction_is_the_pods(direction: str, expected: set[Direction]) -> None:
+    wanted = compiled(target(), mirror(direction=direction, podSelector={"matchLabels": {"app": "web"}}))
+    assert set(wanted.hooks) == {Hook(20, one) for one in expected}
+
+
+def test_the_direction_is_the_interfaces_where_interfaces_are_named() -> None:
+    wanted = compiled(target(), cluster_mirror("all", ["pod0"], direction="Ingress"))
+    assert set(wanted.hooks) == {Hook(10, Direction.INGRESS)}
+
+
+def test_a_pod_in_the_nodes_network_is_refused_and_named() -> None:
+    """G9, D13."""
+    wanted = compiled(target(), mirror(podSelector={"matchLabels": {"app": "node"}}))
+    one = verdict(wanted)
+    assert (one.state, one.reason, one.selected, one.pods) == ("Pending", "HostNetwork", 1, 0)
+    assert one.message == "shop/web-24: uses the node's network"
+    assert not wanted.hooks
+
+
+def test_what_can_be_mirrored_is_and_the_rest_is_said() -> None:
+    one = verdict(compiled(target(), mirror()))
+    assert (one.state, one.reason, one.selected, one.pods) == ("Programmed", "HostNetwork", 3, 2)
+
+
+def test_a_pod_that_is_not_bound_yet() -> None:
+    wanted = compile_sources(sources(target(), mirror(podSelector={"matchLabels": {"app": "web"}})), facts({}))
+    one = verdict(wanted)
+    assert (one.state, one.reason) == ("Pending", "NotYet")
+    assert not wanted.hooks
+
+
+def test_no_pods() -> None:
+    one = verdict(compiled(target(), mirror(podSelector={"matchLabels": {"app": "nobody"}})))
+    assert (one.state, one.reason, one.selected) == ("Programmed", "NoPods", 0)
+
+
+def test_a_target_that_is_not_granted() -> None:
+    """G4, G6: without allowedNamespaces nobody; with them, who matches."""
+    ungranted = open_target()
+    for grant, allowed in (
+        (None, False),
+        ({"matchLabels": {"team": "bank"}}, False),
+        ({"matchLabels": {"team": "shop"}}, True),
+    ):
+        document = ungranted if grant is None else target(allowedNamespaces=grant)
+        wanted = compiled(document, mirror())
+        assert (verdict(wanted).state == "Programmed") is allowed, grant
+        assert bool(wanted.hooks) is allowed
+        if not allowed:
+            assert verdict(wanted).reason == "TargetNotAllowed"
+            assert (
+                verdict(wanted).message == "spec.targetRefs[0].name: MirrorTarget ana is not granted to namespace shop"
+            )
+
+
+def test_grants_do_not_bind_cluster_mirrors() -> None:
+    assert interfaces(compiled(open_target(), wide())) == {20, 21, 22}
+
+
+def test_protected_namespaces() -> None:
+    """G10."""
+    one = verdict(compiled(target(), mirror(namespace="kube-system")))
+    assert (one.state, one.reason) == ("Rejected", "ProtectedNamespace")
+    assert verdict(compiled(target(), mirror(namespace="vault"))).reason == "ProtectedNamespace"
+    assert 23 not in interfaces(compiled(target(), wide()))
+    assert 23 in interfaces(compiled(target(), wide(includeProtectedNamespaces=True)))
+
+
+def test_selectors_of_namespaces_and_nodes() -> None:
+    selector = {"matchExpressions": [{"key": "team", "operator": "In", "values": ["bank"]}]}
+    assert interfaces(compiled(target(), wide(namespaceSelector=selector))) == {22}
+    assert compiled(target(), wide(nodeSelector={"pool": "other"})).verdicts == ()
+    assert interfaces(compiled(target(), wide(nodeSelector={"pool": "edge"}))) == {20, 21, 22}
+
+
+@pytest.mark.parametrize(("address", "what"), [("10.96.3.4", "in the service range"), ("10.9.0.3", "a node")])
+def test_addresses_that_no_target_may_have(address: str, what: str) -> None:
+    """G7."""
+    ranges = {"in the service range": (IPv4Network("10.96.0.0/16"),), "a node": (IPv4Network("10.9.0.3"),)}
+    document = target(address=address)
+    one = verdict(compiled(document, mirror(), policy=Policy(ranges)))
+    assert (one.state, one.reason) == ("Rejected", "EndpointRefused")
+    assert f"{address} is {what}" in (one.message or "")
+    if address == "10.9.0.3":
+        assert compiled(document, mirror(), policy=Policy(ranges, (IPv4Network("10.9.0.0/24"),))).hooks
+
+
+def test_a_service_stands_for_what_the_controller_says() -> None:
+    service = {"service": {"namespace": "obs", "name": "zeek"}}
+    document = target(endpoints=[service])
+    one = verdict(compiled(document, mirror()))
+    assert (one.state, one.reason) == ("Pending", "NoEndpoints")
+    document["status"] = {"endpoints": [service | {"addresses": ["10.9.0.3", "10.9.0.4"]}]}
+    wanted = compiled(document, mirror())
+    (tunnel,) = {tunnel for mirrors in wanted.hooks.values() for m in mirrors for tunnel in m.tunnels}
+    assert len(tunnel.endpoints) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "limits", "state"),
+    [
+        ({"durationSeconds": 3600}, {}, "Expired"),
+        ({"durationSeconds": 86400 * 365}, {}, "Programmed"),
+        ({"durationSeconds": 86400 * 365}, {"maxDurationSeconds": 60}, "Expired"),
+        ({}, {"maxDurationSeconds": 60}, "Expired"),
+        ({"expireTime": "2026-05-31T23:59:59Z"}, {}, "Expired"),
+        ({"expireTime": "2026-06-01T00:00:01Z"}, {}, "Programmed"),
+    ],
+)
+def test_a_mirror_ends(spec: Document, limits: Document, state: str) -> None:
+    """G25, G32: the earliest of its duration, its date and the target's limit."""
+    wanted = compiled(target(limits=limits), mirror(created="2026-01-01T00:00:00Z", **spec))
+    assert verdict(wanted).state == state
+    assert bool(wanted.hooks) is (state == "Programmed")
+
+
+def test_who_comes_first_on_a_full_hook() -> None:
+    """ClusterTrafficMirrors, then the oldest, then by name."""
+    old, new = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+    many = [mirror(f"m{n:02}", created=new, filter=f"port {n + 1}") for n in range(LIST_LENGTH - 1)]
+    wanted = compiled(target(), *many, mirror("zz", created=old), wide("wide"))
+    names = [one.identity.name for one in wanted.hooks[Hook(20, Direction.INGRESS)]]
+    assert names == ["wide", "zz", *(f"m{n:02}" for n in range(LIST_LENGTH - 2))]
+    last = verdict(wanted, f"m{LIST_LENGTH - 2:02}")
+    assert (last.state, last.reason) == ("Degraded", "HookFull")
+
+
+def test_without_a_cluster_pods_cannot_be_selected() -> None:
+    values = sources(target(), mirror(), wide())
+    wanted = compile_sources(Sources(values.targets, values.mirrors), facts())
+    assert {one.reason for one in wanted.verdicts} == {"NeedsCluster"}
+
+
+def test_the_report_names_what_concerns_this_node() -> None:
+    """And is what the API server takes: SnifferNode's own schema."""
+    from_here = mirror(podSelector={"matchLabels": {"app": "web"}})
+    elsewhere = mirror("elsewhere", podSelector={"matchLabels": {"app": "nobody"}})
+    both = sources(target(), from_here, elsewhere, cluster_mirror("nics", ["nothing"]))
+    said = report(compile_sources(both, facts()).verdicts, both.mirrors, "1.2.3")
+    SnifferNode.model_validate(
+        {"apiVersion": VERSION, "kind": "SnifferNode", "metadata": {"name": "n1"}, "status": said}
+    )
+    rows = {row["name"]: row for row in said["mirrors"]}
+    assert set(rows) == {"web", "nics"}
+    assert rows["web"] == {
+        "kind": "TrafficMirror",
+        "namespace": "shop",
+        "name": "web",
+        "uid": "uid-of-web",
+        "generation": 3,
+        "state": "Programmed",
+        "pods": 1,
+    }
+    assert rows["nics"]["state"] == "Pending"
+    assert "reported" not in said
