@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sniffer.model.manifest import FILE_LENGTH, Problem, Source, duplicates, read
 from sniffer.model.problem import printable, quoted
-from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
+from sniffer.model.resources import MirrorTarget
 from sniffer.plan.checks import filter_problems
 
 _SUFFIXES = (".yaml", ".yml")
@@ -83,7 +83,7 @@ def _unknown_targets(sources: Sequence[Source]) -> Iterator[Problem]:
     if not targets:
         return
     for resource in (resource for source in sources for resource in source.resources):
-        if isinstance(resource.value, ClusterTrafficMirror):
+        if not isinstance(resource.value, MirrorTarget):
             for number, ref in enumerate(resource.value.spec.target_refs):
                 if ref.name not in targets:
                     allowed = f"a MirrorTarget of these files: {printable(', '.join(sorted(targets)), 200)}"

@@ -186,10 +186,13 @@ class Metadata(Model):
         return {key: item for key, item in value.items() if key not in cls.IGNORED}
 
 
+DEFAULT_NAMESPACE = "default"
+
+
 class NamespacedMetadata(Metadata):
     """Of a kind that lives in a namespace; a file that names none means `default`, as kubectl does."""
 
-    namespace: Namespace = "default"
+    namespace: Namespace = DEFAULT_NAMESPACE
 
 
 class ClusterMetadata(Metadata):

@@ -1,7 +1,7 @@
 """YAML text -> plain values, with the line of every field.
 
-PyYAML's SafeLoader decides what a scalar means (YAML 1.1). What would surprise its writer is refused: keys given twice,
-`010` for 8, `12:30` for 750.
+PyYAML's SafeLoader decides what a scalar means (YAML 1.1), but a time is text, as for kubectl. What would surprise its
+writer is refused: keys given twice, `010` for 8, `12:30` for 750.
 """
 
 import re
@@ -17,10 +17,11 @@ NODES = 20_000
 """Of one document, aliases followed: a small text can alias itself into a huge value."""
 
 Value = Any
-"""None, bool, int, float, str, bytes, date, datetime, list or dict with str keys."""
+"""None, bool, int, float, str, bytes, list or dict with str keys."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 _INT = "tag:yaml.org,2002:int"
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _SURPRISING_INT = re.compile(r"[-+]?0[0-7_]+|.*:.*")
 
 
@@ -189,6 +190,8 @@ class _Reader:
         return value
 
     def _construct(self, node: yaml.ScalarNode, path: Path) -> Value:
+        if node.tag == _TIMESTAMP:
+            return node.value
         try:
             return self.scalars.construct_object(node)
         except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError):

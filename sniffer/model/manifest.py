@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sniffer.model.base import Allowed
+from sniffer.model.base import DEFAULT_NAMESPACE, Allowed
 from sniffer.model.document import Document, documents
 from sniffer.model.identity import Identity
 from sniffer.model.problem import Path, Problem, field_of, printable, quoted
@@ -126,7 +126,9 @@ def _identity(document: Document) -> Identity | None:
     kind, namespace, name = value.get("kind"), metadata.get("namespace"), metadata.get("name")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(name, str):
         return None
-    return Identity(kind, namespace if isinstance(namespace, str) else None, name)
+    if not KINDS[kind].namespaced:
+        return Identity(kind, None, name)
+    return Identity(kind, namespace if isinstance(namespace, str) else DEFAULT_NAMESPACE, name)
 
 
 def _causes(errors: list[ErrorDetails]) -> Iterator[ErrorDetails]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sniffer.errors import FilterError
 from sniffer.model.manifest import Resource
 from sniffer.model.problem import Problem, quoted
-from sniffer.model.resources import ClusterTrafficMirror
+from sniffer.model.resources import MirrorTarget
 from sniffer.plan.rules import errors
 
 _EXCERPT = 40
@@ -15,14 +15,15 @@ _EXCERPT = 40
 def filter_problems(resource: Resource) -> Iterator[Problem]:
     """A problem for every filter that does not compile; none for a target."""
     mirror = resource.value
-    if isinstance(mirror, ClusterTrafficMirror):
-        spec = mirror.spec
-        texts = {"spec.filter": spec.filter}
-        texts |= {f"spec.rules[{number}].filter": rule.filter for number, rule in enumerate(spec.rules or ())}
-        for error in errors(spec.filter, spec.rules):
-            field = error.field or "spec"
-            given = excerpt(texts.get(field) or "", error)
-            yield resource.problem(field, given, f"a filter that compiles: {error}")
+    if isinstance(mirror, MirrorTarget):
+        return
+    spec = mirror.spec
+    texts = {"spec.filter": spec.filter}
+    texts |= {f"spec.rules[{number}].filter": rule.filter for number, rule in enumerate(spec.rules or ())}
+    for error in errors(spec.filter, spec.rules):
+        field = error.field or "spec"
+        given = excerpt(texts.get(field) or "", error)
+        yield resource.problem(field, given, f"a filter that compiles: {error}")
 
 
 def excerpt(text: str, error: FilterError) -> str:
