@@ -1,8 +1,10 @@
 """A directory of manifests as a source: what its files say now, and, of what cannot be read, what it said last."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sniffer.errors import InputError
 from sniffer.model.identity import Identity
@@ -33,6 +35,9 @@ class _File:
 
 class Manifests:
     """The files *.yaml and *.yml of one directory. `poll`, then `sources`."""
+
+    poll_s = 0.1
+    """How often the directory is looked at."""
 
     def __init__(self, directory: Path) -> None:
         """InputError: no such directory."""
@@ -92,6 +97,16 @@ class Manifests:
             complete=all(one.complete for one in self._files.values()),
             known=frozenset(self._known),
         )
+
+    def fresh(self) -> bool:
+        """A directory that cannot be read keeps its word."""
+        return True
+
+    def report(self, status: Mapping[str, Any]) -> None:
+        """Nobody to report to: `sniffer status` reads the pins."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is wrong with the files now."""

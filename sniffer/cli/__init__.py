@@ -1,6 +1,5 @@
 """The commands. Exit status: 0 fine, 1 it found something, 2 wrong usage or input, 3 this machine cannot."""
 
-import logging
 import os
 import sys
 from errno import EACCES, EPERM
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 import sniffer
-from sniffer.errors import InputError, KernelError, SnifferError
+from sniffer.errors import KernelError, SnifferError
 from sniffer.plan.facts import Mechanism
 
 app = typer.Typer(
@@ -23,11 +22,20 @@ app = typer.Typer(
 )
 
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
-LEASE_MAX = 366 * 86400
 
 PinRoot = Annotated[Path, typer.Option(help="Directory on a bpffs where everything is pinned.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Manifests = Annotated[Path, typer.Option(help="Directory of *.yaml and *.yml files with the resources.")]
+Kubeconfig = Annotated[
+    Path | None, typer.Option(help="How to reach the API server. Default: as a pod does, by its ServiceAccount.")
+]
+ControlNamespace = Annotated[str, typer.Option(envvar="POD_NAMESPACE", help="sniffer's own namespace.")]
+ServiceCidrs = Annotated[
+    str, typer.Option(metavar="CIDR,...", help="The cluster's service range: no target may have an address of it.")
+]
+AllowedTargetCidrs = Annotated[
+    str, typer.Option(metavar="CIDR,...", help="Addresses that a target may have although it else might not.")
+]
 
 
 def main() -> None:
@@ -56,11 +64,19 @@ def _main(
 @app.command()
 def agent(
     manifests: Annotated[
-        Path | None, typer.Option(help="Directory of *.yaml and *.yml files with the resources.")
+        Path | None, typer.Option(help="Directory of *.yaml and *.yml files with the resources. Default: the cluster.")
     ] = None,
-    node: Annotated[str | None, typer.Option(help="This node's name. Default: the host's.")] = None,
+    kubeconfig: Kubeconfig = None,
+    node: Annotated[str | None, typer.Option(envvar="NODE_NAME", help="This node's name. Default: the host's.")] = None,
+    namespace: ControlNamespace = "sniffer-system",
     pin_root: PinRoot = DEFAULT_ROOT,
-    lease: Annotated[float, typer.Option(min=1, help="Seconds that mirrors go on without a living agent.")] = 60,
+    netns_dir: Annotated[
+        Path, typer.Option(help="Where the container runtime keeps the pods' network namespaces.")
+    ] = Path("/run/netns"),
+    lease: Annotated[float, typer.Option(help="Seconds that mirrors go on without a living agent.")] = 60,
+    api_grace: Annotated[float, typer.Option(help="Seconds that they go on without the API server.")] = 300,
+    service_cidrs: ServiceCidrs = "",
+    allowed_target_cidrs: AllowedTargetCidrs = "",
     metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there.")] = None,
     attachment: Annotated[
         Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
@@ -72,16 +88,15 @@ def agent(
     Example: sniffer agent --manifests /etc/sniffer
     """
     from sniffer import agent as loop
+    from sniffer.cli.agent import log_to_terminal, policy, seconds, source_of
 
-    if manifests is None:
-        raise InputError("--manifests: given nothing, allowed a directory (from a cluster: not in this version)")
-    if not lease <= LEASE_MAX:  # nan is neither less nor more
-        raise InputError(f"--lease: given {lease}, allowed 1 to {LEASE_MAX} seconds")
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("pyroute2").setLevel(logging.WARNING)
-    loop.run(loop.Options(manifests, node or loop.default_node(), pin_root, lease, metrics, attachment))
+    log_to_terminal(verbose)
+    lease_s = seconds("--lease", lease)
+    grace_s = seconds("--api-grace", api_grace)
+    name = node or loop.default_node()
+    limits = policy(service_cidrs, allowed_target_cidrs)
+    source = source_of(manifests, kubeconfig, name, namespace, limits, grace_s)
+    loop.run(loop.Options(source, name, pin_root, lease_s, metrics, attachment, netns_dir))
 
 
 @app.command()

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sniffer.agent import Node
+from sniffer.node import Node
 from sniffer.kernel.pins import Pins, holder_text
 from sniffer.manifests import Manifests
 from sniffer.plan import ops

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from sniffer import pcap
-from sniffer.agent import Node
+from sniffer.node import Node
 from sniffer.kernel import programs
 from sniffer.kernel.pins import Pins
 from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget

@@ -1,0 +1,66 @@
+"""`sniffer agent`: what its options mean."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from pathlib import Path
+
+from sniffer import agent
+from sniffer.errors import InputError
+from sniffer.manifests import Manifests
+from sniffer.plan.cluster import Policy
+
+LEASE_MAX_S = 366 * 86400
+
+
+def log_to_terminal(verbose: bool) -> None:
+    """Our own words, and of the libraries what is wrong."""
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(message)s")
+    for library in ("asyncio", "pyroute2", "urllib3", "kubernetes"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def seconds(option: str, value: float) -> float:
+    """InputError for what is no sensible time."""
+    if not 1 <= value <= LEASE_MAX_S:  # nan is neither less nor more
+        raise InputError(f"{option}: given {value}, allowed 1 to {LEASE_MAX_S} seconds")
+    return value
+
+
+def networks(option: str, text: str) -> tuple[IPv4Network, ...]:
+    """IPv4 networks from a list with commas; IPv6 ones are left out: no target has such an address. InputError."""
+    found = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        if ":" in item:
+            continue
+        try:
+            found.append(IPv4Network(item))
+        except (AddressValueError, NetmaskValueError, ValueError):
+            raise InputError(f"{option}: given {item}, allowed networks as in 10.96.0.0/12,192.168.7.0/24") from None
+    return tuple(found)
+
+
+def policy(service_cidrs: str, allowed_target_cidrs: str) -> Policy:
+    """Where copies may not go, as far as the command line says. InputError."""
+    refused: Mapping[str, tuple[IPv4Network, ...]] = {
+        "in the service range": networks("--service-cidrs", service_cidrs)
+    }
+    return Policy(refused, networks("--allowed-target-cidrs", allowed_target_cidrs))
+
+
+def source_of(
+    manifests: Path | None, kubeconfig: Path | None, node: str, namespace: str, policy: Policy, api_grace_s: float
+) -> Callable[[Callable[[], None]], agent.Source]:
+    """What makes the source: a directory, or the cluster. InputError, MachineError."""
+    if manifests is not None:
+        if kubeconfig is not None:
+            raise InputError("--kubeconfig: given beside --manifests, allowed one of them")
+        directory = Manifests(manifests)
+        return lambda _: directory
+    from sniffer.cluster.client import Client
+    from sniffer.cluster.source import ClusterSource
+
+    client = Client.load(kubeconfig)
+    return lambda changed: ClusterSource(client, node, policy, changed, namespace=namespace, grace_s=api_grace_s)

@@ -1,0 +1,159 @@
+"""One node as the loop sees it: facts, observation and application on this machine."""
+
+import functools
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sniffer.abi.limits import PathWord
+from sniffer.kernel import bpf, programs, tcx
+from sniffer.kernel.apply import Kernel
+from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.netns import Namespaces
+from sniffer.kernel.observe import observe, relay_of
+from sniffer.kernel.pins import Maps, Pins
+from sniffer.model.identity import Identity
+from sniffer.plan import ops
+from sniffer.plan.binding import Owners, bind
+from sniffer.plan.cluster import Binding
+from sniffer.plan.compile import Sources, compile_sources, endpoint_addresses, hold
+from sniffer.plan.diff import diff
+from sniffer.plan.facts import Facts, Link, Mechanism, PathState
+from sniffer.plan.ids import Assignment, contents
+from sniffer.plan.state import State, Verdict, Wanted
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 1.0
+"""How often the kernel is asked again for a neighbour that does not answer."""
+BINDING_S = 0.2
+"""How often a pod's network namespace is looked for."""
+
+
+class Node:
+    """The effects of the loop: facts, observation and application on this machine."""
+
+    def __init__(
+        self,
+        pins: Pins,
+        mechanism: Mechanism | None,
+        lease_s: float,
+        loaded: Mapping[str, int],
+        netns: Path = Path("/run/netns"),
+    ) -> None:
+        """loaded: fds of our programs by name; {}: only look, as `sniffer plan` does, with or without pins.
+
+        netns: where the container runtime keeps the pods' network namespaces.
+        """
+        self._pins = pins
+        self.netlink = Netlink()
+        self._mechanism = mechanism or (Mechanism.TCX if tcx.has_tcx() else Mechanism.CLSACT)
+        self._maps = Maps(pins, writable=bool(loaded)) if pins.exists() else None
+        self._lease_ns = int(lease_s * 1e9)
+        self._programs = {name: bpf.program_of(fd).id for name, fd in loaded.items()} or programs.pinned_ids(pins)
+        self._kernel = Kernel(self._maps, pins, self.netlink, loaded) if self._maps and loaded else None
+        self._probed: dict[str, int] = {}
+        self._namespaces = Namespaces(netns)
+        self._owners: Owners | None = None
+        self._said: str | None = None
+        self.wait_s: float | None = None
+        """How soon to look again though nothing was heard: an endpoint does not answer, a pod has no interface yet."""
+        self.verdicts: tuple[Verdict, ...] = ()
+        """Of the last plan."""
+
+    def close(self) -> None:
+        if self._maps:
+            self._maps.close()
+        self.netlink.close()
+
+    def facts(self, sources: Sources, renews: bool = True) -> Facts:
+        """A look at the node; asks the kernel to resolve the nexthops that are not.
+
+        renews: whether leases are renewed.
+        """
+        paths = {address: self.netlink.path_to(address) for address in endpoint_addresses(sources.targets)}
+        now_ns = bpf.monotonic_ns()
+        self.wait_s = PROBE_S if any(path.state != PathState.REACHABLE for path in paths.values()) else None
+        for path in paths.values():
+            due = now_ns - self._probed.get(path.address, 0) > PROBE_S * 0.9e9
+            if self._kernel and path.state == PathState.UNREACHABLE and path.nexthop and due:
+                self._probed[path.address] = now_ns
+                self.netlink.probe_neighbour(path.ifindex, path.nexthop)
+        pair = relay_of(self.netlink, self._pins)
+        links = self.netlink.links()
+        return Facts(
+            now_ns=now_ns,
+            lease_ns=self._lease_ns,
+            links=links,
+            paths=paths,
+            relay=pair,
+            mechanism=self._mechanism,
+            programs=self._programs,
+            bindings=self._bindings(sources, links),
+            time=datetime.now(UTC),
+            renews=renews,
+        )
+
+    def _bindings(self, sources: Sources, links: tuple[Link, ...]) -> Mapping[str, Binding]:
+        """Where the pods' traffic passes. Namespaces that are nobody's are looked into only while some pod waits.
+
+        The order matters (see plan/binding.py): pods were read before the links, and namespaces are read after them.
+        """
+        if sources.cluster is None or not sources.complete:
+            return {}
+        look = functools.partial(self._namespaces.look, self.netlink)
+        found = bind(sources.cluster.pods, look(), links, self._owners)
+        if found.waits:
+            owned = found.owners.by_namespace
+            found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners)
+        self._owners = found.owners
+        if found.waits:
+            self.wait_s = BINDING_S
+        if self._namespaces.fault and self._namespaces.fault != self._said:
+            log.error("%s", self._namespaces.fault)
+        self._said = self._namespaces.fault
+        return found.bindings
+
+    def plan(self, sources: Sources, node_name: str, renews: bool = True) -> ops.Plan:
+        """The next plan; () when the kernel is as it should be."""
+        facts = self.facts(sources, renews)
+        observed = observe(self._maps, self._pins, self.netlink, facts.relay) if self._maps else State()
+        wanted = compile_sources(sources, facts)
+        if not sources.complete:
+            wanted = _held(wanted, observed, sources.known)
+        self.verdicts = wanted.verdicts
+        desired = self._desired(wanted, observed, facts, node_name)
+        return diff(observed, desired, {number: name for name, number in self._programs.items()})
+
+    def apply(self, plan: ops.Plan) -> list[str]:
+        """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
+        return self._kernel.apply(plan) if self._kernel else []
+
+    def _desired(self, wanted: Wanted, observed: State, facts: Facts, node_name: str) -> State:
+        assignment = Assignment(observed, facts)
+        desired = assignment.state(wanted, node_name)
+        if assignment.full:
+            desired = Assignment(observed, facts).state(_with_full(wanted, assignment.full), node_name)
+        return desired
+
+
+def _held(wanted: Wanted, observed: State, known: frozenset[Identity]) -> Wanted:
+    """What is not attached is not held: its interface may be gone, and another have its index."""
+    paths = {record: PathWord(observed.paths.get(number, 0)) for number, record in observed.egress.items()}
+    live = {hook for hook, attachment in observed.attachments.items() if attachment.program}
+    try:
+        mirrored = {hook: mirrors for hook, mirrors in contents(observed).items() if hook in live}
+        return hold(wanted, mirrored, paths, known)
+    except KeyError:
+        return wanted  # what is there is not whole: nothing to hold on to
+
+
+def _with_full(wanted: Wanted, full: Mapping[Identity, str]) -> Wanted:
+    verdicts = tuple(
+        Verdict(v.identity, "Degraded", "TableFull", f"the map {full[v.identity]} is full", v.interfaces, v.targets)
+        if v.identity in full
+        else v
+        for v in wanted.verdicts
+    )
+    return Wanted(wanted.hooks, wanted.paths, verdicts)
