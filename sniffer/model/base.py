@@ -115,14 +115,18 @@ LabelValue = Annotated[
     Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
     Allowed("a string of at most 63 characters: letters, digits, -, _ and ."),
 ]
+_LABEL_KEY = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 LabelKey = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=317,
-        pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
-    ),
+    Field(min_length=1, max_length=317, pattern=_LABEL_KEY),
     Allowed("a label's key, as in app or example.org/team"),
+]
+LabelMap = Annotated[
+    dict[LabelKey, LabelValue],
+    Field(max_length=64),
+    # A schema has no words for the keys of a map.
+    Cel(f"self.all(key, key.matches('{_LABEL_KEY}'))", "labels' keys, as in app or example.org/team"),
+    Allowed("a mapping of labels, as in {app: web}"),
 ]
 Text = Annotated[str, Allowed("a string")]
 

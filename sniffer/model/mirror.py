@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sniffer.model.base import Allowed, ByKey, Cel, Instant, LabelKey, LabelValue, Model, Name, one_of, refused
+from sniffer.model.base import Allowed, ByKey, Cel, Instant, LabelMap, Model, Name, one_of, refused
 from sniffer.model.conditions import Conditions
 from sniffer.model.selector import LabelSelector
 from sniffer.model.target import DurationSeconds, once
@@ -210,9 +210,7 @@ class ClusterMirrorSpec(MirrorSpec):
     """Namespaces whose pods are meant; without it, all. Protected ones only with includeProtectedNamespaces."""
     pod_selector: LabelSelector | None = None
     """Pods of these namespaces; without it, all."""
-    node_selector: Annotated[
-        dict[LabelKey, LabelValue], Field(max_length=64), Allowed("a mapping of labels, as in {pool: edge}")
-    ] = Field(default_factory=dict)
+    node_selector: LabelMap = Field(default_factory=dict)
     """Only on nodes with all of these labels."""
     include_protected_namespaces: Annotated[bool, Allowed("true, false")] = False
     """Whether pods in kube-system, and in other namespaces that an administrator protects, are meant too."""

@@ -32,7 +32,8 @@ SHORT_NAMES: Mapping[type[Kind], str] = {
 _META = {
     "apiVersion": {"type": "string", "description": f"The API's group and version: {GROUP}/{VERSION}."},
     "kind": {"type": "string", "description": "The kind of this object."},
-    "metadata": {"type": "object", "description": "Name, namespace, labels and so on."},
+    # Described by the API server, which takes no other words here.
+    "metadata": {"type": "object"},
 }
 _FIRST = ("description", "type")
 _DROPPED = frozenset({"title", "$ref", "$defs", "anyOf", "const", "default", "propertyNames", "patternProperties"})

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from sniffer.model.base import Allowed, Cel, LabelKey, LabelValue, Model, one_of, refused
+from sniffer.model.base import Allowed, Cel, LabelKey, LabelMap, LabelValue, Model, one_of, refused
 
 Labels = Mapping[str, str]
 
@@ -60,9 +60,7 @@ class LabelSelector(Model):
     # One writer owns all of it, as in meta/v1.
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
-    match_labels: Annotated[
-        dict[LabelKey, LabelValue], Field(max_length=64), Allowed("a mapping of labels, as in {app: web}")
-    ] = Field(default_factory=dict)
+    match_labels: LabelMap = Field(default_factory=dict)
     """Labels with these very values."""
     match_expressions: Annotated[
         tuple[Requirement, ...], Field(strict=False, max_length=64), Allowed("a list of {key, operator, values}")
