@@ -37,7 +37,7 @@ demo: root build ## real traffic between two namespaces, mirrored to an analyzer
 	@$(ISOLATED) $(BIN)/python -m demo
 
 .PHONY: test
-test: root lint build ## lint, then every test (root); TESTS='tests/netns -k vlan' runs some
+test: root lint build $(if $(or $(if $(TESTS),,all),$(findstring cluster,$(TESTS))),cluster-build) ## lint, then every test (root); TESTS='tests/netns -k vlan' runs some
 	@echo "Running the tests"
 	@$(ISOLATED) $(BIN)/python -m pytest $(TESTS) || { (( $$? == 1 )) && \
 	echo "sniffer: what failed is tried once more: some tests measure time, and this machine may have been busy" && \
@@ -50,6 +50,11 @@ test-unit: build ## the tests that need neither root nor a kernel
 .PHONY: test-kernel
 test-kernel: root build ## a reduced suite on another kernel, in QEMU: KERNEL=5.10, 6.1 or 6.12 (docs/kernels.md)
 	@tests/kernels/run $(KERNEL) $(TESTS)
+
+.PHONY: cluster-build
+cluster-build: root
+	@scripts/packages packages.apt cluster
+	@tests/cluster/build >build/kubernetes
 
 .PHONY: bench
 bench: root build ## what a copy costs, as a table of ratios (root)
@@ -90,7 +95,7 @@ root:
 
 .PHONY: packages
 packages:
-	@scripts/packages packages.apt
+	@scripts/packages packages.apt base
 
 # The first Python that is new enough, the machine's own before others.
 PYTHON = $(shell for python in python3 /usr/bin/python3 python3.14 python3.13 python3.12 python3.11; do \

@@ -11,6 +11,7 @@ from hypothesis import settings
 from sniffer.kernel.namespace import private_network
 
 KERNEL_DIRECTORIES = ("bpf", "netns", "cluster")
+OWN_NETWORK = ("bpf", "netns")
 
 # Examples on a busy machine take as long as they take; CI tries the same ones every time.
 settings.register_profile("sniffer", deadline=None, print_blob=True, derandomize="CI" in os.environ)
@@ -18,20 +19,31 @@ settings.load_profile("sniffer")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuses, rather than skips, tests of the kernel outside of namespaces of their own."""
+    """Refuses, rather than skips, tests of the kernel outside of namespaces of their own.
+
+    Those of the cluster come last: it runs until the end of the session, and the others have the machine to themselves.
+    """
+    items.sort(key=lambda item: _directory(item.path) == "cluster")
     if os.environ.get("SNIFFER_ISOLATED") == "1":
         return
-    here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in KERNEL_DIRECTORIES:
+        if _directory(item.path) in KERNEL_DIRECTORIES:
             raise pytest.UsageError(f"{item.nodeid} touches the kernel: use `make test` or scripts/isolated")
+
+
+def _directory(path: Path) -> str:
+    """The directory below tests/ that a test lies in; empty for one that lies elsewhere."""
+    here = Path(__file__).parent
+    return path.relative_to(here).parts[0] if path.is_relative_to(here) else ""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def own_network(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each module of kernel tests has a network namespace and a bpffs of its own: nothing of another reaches it."""
-    here = Path(__file__).parent
-    if request.path.relative_to(here).parts[0] not in KERNEL_DIRECTORIES:
+    """Each module of kernel tests has a network namespace and a bpffs of its own: nothing of another reaches it.
+
+    The cluster's tests share one: that of the run, where the cluster is.
+    """
+    if _directory(request.path) not in OWN_NETWORK:
         yield
         return
     with private_network():

@@ -1,0 +1,66 @@
+"""One cluster for all tests of this directory, started by the first that asks for it.
+
+What it is made of is built before (`make test` sees to it): a run in namespaces of its own has no network.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import images
+from tests.cluster.lab import Cluster
+
+HERE = Path(__file__).parent
+PROGRAMS = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "nft": "nftables",
+    "openssl": "openssl",
+    "busybox": "busybox-static",
+}
+_prepared: dict[str, "subprocess.CompletedProcess[str]"] = {}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prepares what the chosen tests want, outside of their time limit; what goes wrong is each such test's failure."""
+    if session.config.option.collectonly:
+        return
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for fixture, script in (("binaries", "build"), ("image", "image")):
+        if fixture in wanted:
+            _prepared[script] = subprocess.run([HERE / script], capture_output=True, text=True)
+
+
+def _output(script: str) -> str:
+    done = _prepared[script]
+    if done.returncode:
+        pytest.fail(f"tests/cluster/{script}: {done.stderr}", pytrace=False)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    """The directory with kubectl, helm3, helm4, kubeconform and the programs of the control plane and the nodes."""
+    missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
+    if missing:
+        pytest.fail(f"missing packages: {' '.join(missing)} (scripts/packages packages.apt cluster)", pytrace=False)
+    return Path(_output("build"))
+
+
+@pytest.fixture(scope="session")
+def cluster(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of two nodes, the same for every test that asks: leave it as it was."""
+    toolbox = images.toolbox(tmp_path_factory.mktemp("images") / "toolbox.tar")
+    with Cluster(binaries, images=[toolbox]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def image() -> tuple[str, Path]:
+    """The name and the archive of sniffer's image, of the tree as it is."""
+    name, _, archive = _output("image").partition(" ")
+    return name, Path(archive)
