@@ -3,6 +3,10 @@
  * Loops: a copy that leaves through a device which is itself mirrored must not be copied again. It is ours when it has
  * our mark, which cannot come from a pod (a mark does not cross a network namespace), and the very outer header of the
  * endpoint that the mark names.
+ *
+ * A copy of another node has no mark. Where such copies pass (guarded hooks: interfaces of nodes, and towards a pod that is an
+ * analyzer) it is known by its outer header: from the address of a node, with the tunnel and the key of an analyzer. Other
+ * hooks do not look at it, so that no pod hides by forging our header.
  */
 #ifndef SNIFFER_GUARD_H
 #define SNIFFER_GUARD_H
@@ -39,6 +43,37 @@ static __always_inline bool is_our_copy(struct __sk_buff *skb, struct window *w)
 		return same(w, e, at, OUTER_TRANSPORT, e->template_length);
 	return same(w, e, at, OUTER_TRANSPORT + 2, OUTER_UDP_LENGTH) &&
 	       same(w, e, at, OUTER_TRANSPORT + 8, e->template_length);
+}
+
+/* Whether `outers` has this key; the address is where it lies in the frame. */
+static __always_inline bool is_outer(struct outer *key, struct window *w, __u32 address_at)
+{
+	key->address = window_u32(w, address_at);
+	return bpf_map_lookup_elem(&outers, key);
+}
+
+static __always_inline bool is_copy_of_another_node(struct window *w)
+{
+	__u32 ip = w->tag_length + OUTER_IP, transport = w->tag_length + OUTER_TRANSPORT;
+	struct outer source = {.kind = OUTER_NODE};
+	struct outer header = {.kind = OUTER_HEADER};
+
+	if (w->length < transport + 8 || window_u16(w, ip - 2) != ETH_P_IP || window_u8(w, ip) != 0x45)
+		return false;
+	header.protocol = window_u8(w, w->tag_length + OUTER_PROTOCOL);
+	if (window_u16(w, w->tag_length + OUTER_FRAGMENT) & 0x1fff) {
+		header.kind = OUTER_LATER;
+	} else if (header.protocol == IPPROTO_UDP && w->length >= transport + 16) {
+		header.port = window_u16(w, transport + 2);
+		header.key = window_u32(w, transport + 12) >> 8;
+	} else if (header.protocol == IPPROTO_GRE && window_u16(w, transport + 2) == ETH_P_TEB) {
+		header.port = window_u16(w, transport) & OUTER_GRE_KEY;
+		if (header.port)
+			header.key = window_u32(w, transport + 4);
+	} else {
+		return false;
+	}
+	return is_outer(&header, w, ip + 16) && is_outer(&source, w, ip + 12);
 }
 
 #endif

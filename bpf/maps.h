@@ -48,6 +48,14 @@ struct {
 	__type(value, struct name);
 } names SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, OUTERS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct outer);
+	__type(value, __u32);
+} outers SEC(".maps");
+
 /* What one run of a program needs beside its stack. A tap can run inside another's bpf_clone_redirect (a copy may cross
  * a tapped device on its way out), so there is one per level of nesting. */
 #define LEVELS 4

@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define SNIFFER_ABI 1
+#define SNIFFER_ABI 2
 
 /* Limits. Id 0 of lists, filters, mirrors, tunnels and egress means "none" and is never allocated;
  * counter 0 is the node's own. */
@@ -22,6 +22,7 @@
 #define EGRESS_MAX 2048
 #define COUNTERS_MAX 2048
 #define NAMES_MAX 8192
+#define OUTERS_MAX 16384
 
 #define LIST_LENGTH 16	   /* mirrors on one hook */
 #define PROGRAM_LENGTH 512 /* classic BPF instructions of one filter, linked */
@@ -35,8 +36,9 @@
 
 enum direction { INGRESS = 0, EGRESS = 1 };
 
-/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | list id, at one of the HOOKS_PROBES places
- * from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store. */
+/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | HOOK_GUARDED | list id, at one of the
+ * HOOKS_PROBES places from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store. */
+#define HOOK_GUARDED 0x40000000 /* copies of other nodes pass here, and are not copied again */
 
 /* Value of `lists`: mirror ids in order, 0 ends. */
 struct list {
@@ -95,6 +97,20 @@ struct egress {
 	__u8 template_length; /* bytes of `template` in use, from the outer Ethernet header on */
 	__u8 pad[2];
 	__u8 template[TEMPLATE_LENGTH];
+};
+
+/* Key of `outers`, whose values mean nothing: what the outer headers of copies from other nodes look like. Integers are in
+ * host byte order. A copy has an address of ours as its source (OUTER_NODE: nothing else is set) and an analyzer's header:
+ * VXLAN: port, key is the VNI; GRE: port is OUTER_GRE_KEY and key is the key, or both are 0. Later fragments
+ * have OUTER_LATER with address and protocol. */
+enum outer_kind { OUTER_NODE = 1, OUTER_HEADER = 2, OUTER_LATER = 3 };
+#define OUTER_GRE_KEY 0x2000
+struct outer {
+	__u32 address; /* of the node; else of the analyzer */
+	__u32 key;
+	__u16 port;
+	__u8 protocol; /* IPPROTO_UDP or IPPROTO_GRE */
+	__u8 kind;
 };
 
 /* Word of `relay`: ifindex of its sending end, and whether its receiving end shares the backlog of production's packets,

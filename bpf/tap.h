@@ -10,7 +10,7 @@
 #include "guard.h"
 #include "path.h"
 
-/* The list of a hook, 0 for none. */
+/* The list of a hook and HOOK_GUARDED, 0 for none. */
 static __always_inline __u32 list_of(__u32 ifindex, __u32 direction)
 {
 	__u64 owner = (__u64)ifindex << 32 | (__u64)direction << 31;
@@ -156,13 +156,14 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	s = scratch_at(*level);
 	if (!s || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
-	if (direction == EGRESS && is_our_copy(skb, &s->window)) {
+	if ((direction == EGRESS && is_our_copy(skb, &s->window)) ||
+	    (list & HOOK_GUARDED && is_copy_of_another_node(&s->window))) {
 		count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
 		return TC_ACT_UNSPEC;
 	}
 	s->copies = 0;
 	*level += 1;
-	mirror_all(skb, *level - 1, list);
+	mirror_all(skb, *level - 1, list & ~HOOK_GUARDED);
 	*level -= 1;
 	return TC_ACT_UNSPEC;
 }

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -144,9 +145,10 @@ def _held(wanted: Wanted, observed: State, known: frozenset[Identity]) -> Wanted
     live = {hook for hook, attachment in observed.attachments.items() if attachment.program}
     try:
         mirrored = {hook: mirrors for hook, mirrors in contents(observed).items() if hook in live}
-        return hold(wanted, mirrored, paths, known)
+        held = hold(wanted, mirrored, paths, known)
     except KeyError:
         return wanted  # what is there is not whole: nothing to hold on to
+    return replace(held, guarded=held.guarded | observed.guarded, outers=held.outers | observed.outers)
 
 
 def _with_full(wanted: Wanted, full: Mapping[Identity, str]) -> Wanted:

@@ -22,6 +22,7 @@ from sniffer.abi.records import (
     Hook,
     MirrorRecord,
     NameKey,
+    OuterKey,
     TunnelRecord,
     pack_list,
     pack_program,
@@ -66,6 +67,8 @@ class Machine:
     memory: dict[Place, bytes] = field(default_factory=dict)
     words: dict[Place, int] = field(default_factory=dict)
     hooks: dict[Hook, int] = field(default_factory=dict)
+    guarded: set[Hook] = field(default_factory=set)
+    outers: set[OuterKey] = field(default_factory=set)
     names: dict[NameKey, str] = field(default_factory=dict)
     counted: dict[int, set[Identity]] = field(default_factory=dict)
     """Whose frames each counter has counted since it was last set to zero."""
@@ -101,6 +104,8 @@ class Machine:
         }
         return State(
             hooks=dict(self.hooks),
+            guarded=frozenset(self.guarded),
+            outers=frozenset(self.outers),
             lists={n: unpack_list(octets) for n, octets in self._records("lists")},
             filters={n: unpack_program(octets) for n, octets in self._records("filters") if octets[:2] != b"\0\0"},
             mirrors={n: record for n, record in mirrors.items() if record.tunnels},
@@ -192,10 +197,17 @@ class Machine:
                 self._word(("paths", number), word)
             case ops.PutName(key, text):
                 self.names[key] = text
-            case ops.SetHook(hook, number):
+            case ops.SetHook(hook, number, guarded):
+                assert not guarded or self.outers, "guarded, and nothing to know copies by"
                 self.hooks[hook] = number
+                (self.guarded.add if guarded else self.guarded.discard)(hook)
             case ops.RemoveHook(hook):
                 self.hooks.pop(hook, None)
+                self.guarded.discard(hook)
+            case ops.PutOuter(key):
+                self.outers.add(key)
+            case ops.RemoveOuter(key):
+                self.outers.discard(key)
             case ops.Attach(hook, mechanism, program):
                 (self.links if mechanism == Mechanism.TCX else self.filters)[hook] = self.programs()[program]
             case ops.Detach(hook, mechanism):

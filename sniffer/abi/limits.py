@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-ABI = 1
+ABI = 2
 
 HOOKS_MAX = 8192
 HOOKS_PROBES = 8
@@ -13,6 +13,7 @@ TUNNELS_MAX = 1024
 EGRESS_MAX = 2048
 COUNTERS_MAX = 2048
 NAMES_MAX = 8192
+OUTERS_MAX = 16384
 
 LIST_LENGTH = 16
 PROGRAM_LENGTH = 512
@@ -26,6 +27,8 @@ FRAME_LIMIT = 16000
 
 CODE_RULE = 0x1000
 RELAY_SHARED = 1 << 32
+HOOK_GUARDED = 0x40000000
+OUTER_GRE_KEY = 0x2000
 GENERATIONS = 1024
 
 
@@ -65,6 +68,14 @@ class PathWord(IntEnum):
     REACHABLE = 1
     UNREACHABLE = 2
     NO_ROUTE = 3
+
+
+class OuterKind(IntEnum):
+    """What a key of `outers` describes."""
+
+    NODE = 1
+    HEADER = 2
+    LATER = 3
 
 
 class NameKind(IntEnum):

@@ -9,6 +9,7 @@ from itertools import takewhile
 
 from sniffer.abi.limits import (
     ENDPOINTS_LENGTH,
+    HOOK_GUARDED,
     HOOKS_MAX,
     HOOKS_PROBES,
     LIST_LENGTH,
@@ -19,6 +20,7 @@ from sniffer.abi.limits import (
     Direction,
     NameKind,
     Outcome,
+    OuterKind,
 )
 
 _INSTRUCTION = struct.Struct("=HBBI")
@@ -27,6 +29,7 @@ _MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}I")
 _TUNNEL = struct.Struct(f"=IBBHI{ENDPOINTS_LENGTH}I")
 _EGRESS = struct.Struct(f"=II16sIBB2x{TEMPLATE_LENGTH}s")
 _NAME_KEY = struct.Struct("=II")
+_OUTER = struct.Struct("=IIHBB")
 _TALLY = struct.Struct("=QQ")
 
 WORD_SIZE = 8
@@ -75,14 +78,15 @@ class Hook:
         first = 2 * self.ifindex + self.direction
         return tuple((first + n) % HOOKS_MAX for n in range(HOOKS_PROBES))
 
-    def word(self, list_id: int) -> int:
-        """Its word in `hooks`: ifindex << 32 | direction << 31 | list id."""
-        return self.ifindex << 32 | self.direction << 31 | list_id
+    def word(self, list_id: int, guarded: bool = False) -> int:
+        """Its word in `hooks`: ifindex << 32 | direction << 31 | HOOK_GUARDED | list id."""
+        return self.ifindex << 32 | self.direction << 31 | (HOOK_GUARDED if guarded else 0) | list_id
 
     @classmethod
-    def of_word(cls, word: int) -> tuple["Hook", int]:
-        """Hook and list id."""
-        return cls(word >> 32, Direction(word >> 31 & 1)), word & 0x7FFFFFFF
+    def of_word(cls, word: int) -> tuple["Hook", int, bool]:
+        """Hook, list id, whether it is guarded."""
+        list_id = word & 0x7FFFFFFF & ~HOOK_GUARDED
+        return cls(word >> 32, Direction(word >> 31 & 1)), list_id, bool(word & HOOK_GUARDED)
 
 
 def pack_list(mirrors: tuple[int, ...]) -> bytes:
@@ -178,6 +182,26 @@ class NameKey:
     def unpack(cls, blob: bytes) -> "NameKey":
         kind, number = _NAME_KEY.unpack(blob)
         return cls(NameKind(kind), number)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OuterKey:
+    """Key of `outers`: part of what a copy of another node looks like."""
+
+    kind: OuterKind
+    address: int
+    """IPv4, as a number: of a node; else of an analyzer."""
+    protocol: int = 0
+    port: int = 0
+    key: int = 0
+
+    def pack(self) -> bytes:
+        return _OUTER.pack(self.address, self.key, self.port, self.protocol, self.kind)
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "OuterKey":
+        address, key, port, protocol, kind = _OUTER.unpack(blob)
+        return cls(OuterKind(kind), address, protocol, port, key)
 
 
 def pack_name(text: str) -> bytes:

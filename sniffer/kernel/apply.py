@@ -68,8 +68,8 @@ class Kernel:
                 maps.write("mirrors", number, record.pack())
             case ops.PutList(number, mirrors):
                 maps.write("lists", number, pack_list(mirrors))
-            case ops.SetHook(hook, number):
-                self._set_hook(hook, number)
+            case ops.SetHook(hook, number, guarded):
+                self._set_hook(hook, hook.word(number, guarded))
             case ops.RemoveHook(hook):
                 self._remove_hook(hook)
             case ops.Attach(hook, mechanism, program):
@@ -84,15 +84,19 @@ class Kernel:
                 if key.kind == NameKind.COUNTER:
                     maps.counters.update(struct.pack("=I", key.id), bytes(COUNTERS_SIZE * bpf.possible_cpus()))
                 maps.names.delete(key.pack())
+            case ops.PutOuter(key):
+                maps.outers.update(key.pack(), struct.pack("=I", 1))
+            case ops.RemoveOuter(key):
+                maps.outers.delete(key.pack())
 
-    def _set_hook(self, hook: Hook, list_id: int) -> None:
+    def _set_hook(self, hook: Hook, word: int) -> None:
         """One store, at the hook's place or at a free one."""
         words = {place: bpf.load_word(self._maps.memory["hooks"], place) for place in hook.places()}
-        taken = next((place for place, word in words.items() if word and Hook.of_word(word)[0] == hook), None)
-        place = taken if taken is not None else next((place for place, word in words.items() if not word), None)
+        taken = next((place for place, other in words.items() if other and Hook.of_word(other)[0] == hook), None)
+        place = taken if taken is not None else next((place for place, other in words.items() if not other), None)
         if place is None:
             raise KernelError(f"no room in `hooks` for ifindex {hook.ifindex}", errno.ENOSPC)
-        bpf.store_word(self._maps.memory["hooks"], place, hook.word(list_id))
+        bpf.store_word(self._maps.memory["hooks"], place, word)
 
     def _remove_hook(self, hook: Hook) -> None:
         memory = self._maps.memory["hooks"]

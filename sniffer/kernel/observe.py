@@ -12,6 +12,7 @@ from sniffer.abi.records import (
     Hook,
     MirrorRecord,
     NameKey,
+    OuterKey,
     Program,
     TunnelRecord,
     unpack_list,
@@ -30,13 +31,16 @@ Record = TypeVar("Record")
 
 def observe(maps: Maps, pins: Pins, netlink: Netlink, pair: Relay | None) -> State:
     """Reads everything back."""
-    hooks = dict(Hook.of_word(word) for word in _words(maps, "hooks").values())
+    words = [Hook.of_word(word) for word in _words(maps, "hooks").values()]
+    hooks = {hook: number for hook, number, _ in words}
     tunnels = dict(_records(maps, "tunnels", TunnelRecord.unpack))
     candidates = set(hooks)
     if pair:
         candidates |= set(relay_hooks(pair))
     return State(
         hooks=hooks,
+        guarded=frozenset(hook for hook, _, guarded in words if guarded),
+        outers=frozenset(OuterKey.unpack(key) for key, _ in maps.outers.items()),
         lists=dict(_records(maps, "lists", unpack_list)),
         filters=dict(_filters(maps)),
         mirrors={n: record for n, record in _records(maps, "mirrors", MirrorRecord.unpack) if record.tunnels},

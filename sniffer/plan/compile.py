@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sniffer.abi.limits import LIST_LENGTH, Encapsulation, Oversize, PathWord
+from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Oversize, PathWord
 from sniffer.abi.records import EgressRecord, Hook
 from sniffer.model import resources
 from sniffer.model.identity import Identity
@@ -14,7 +14,8 @@ from sniffer.model.resources import MIRROR_KINDS, ClusterTrafficMirror, MirrorTa
 from sniffer.plan import admission, rules
 from sniffer.plan.cluster import Cluster
 from sniffer.plan.facts import EARLIEST, Facts, Link, PathState
-from sniffer.plan.select import Selection, Selector, hook_directions
+from sniffer.plan.outers import outer_keys
+from sniffer.plan.select import Selection, Selector, hook_directions, is_named
 from sniffer.plan.state import Mirror, Tunnel, Verdict, Wanted
 from sniffer.plan.template import egress_record
 
@@ -73,6 +74,7 @@ class _Compilation:
         self._hooks: dict[Hook, list[Mirror]] = {}
         self._paths: dict[EgressRecord, PathWord] = {}
         self._tunnels: dict[str, Tunnel | _RefusedError] = {}
+        self._guarded: set[Hook] = set()
 
     def wanted(self) -> Wanted:
         verdicts = [v for mirror in sorted(self._sources.mirrors, key=precedence) if (v := self._verdict(mirror))]
@@ -81,7 +83,19 @@ class _Compilation:
                 verdicts.append(Verdict(identity, "Rejected", "Invalid", message))
         hooks = {hook: tuple(mirrors) for hook, mirrors in self._hooks.items()}
         used = {e for mirrors in hooks.values() for m in mirrors for t in m.tunnels for e in t.endpoints}
-        return Wanted(hooks, {e: word for e, word in self._paths.items() if e in used}, tuple(verdicts))
+        paths = {e: word for e, word in self._paths.items() if e in used}
+        guarded = frozenset((self._guarded | self._towards_analyzers()) & hooks.keys())
+        nodes = self._sources.cluster.node_addresses if self._sources.cluster and guarded else ()
+        outers = outer_keys(self._sources.targets, nodes)
+        return Wanted(hooks, paths, tuple(verdicts), guarded if outers else frozenset(), outers)
+
+    def _towards_analyzers(self) -> set[Hook]:
+        """Hooks by which copies reach pods of this node that are analyzers."""
+        endpoints = set(endpoint_addresses(self._sources.targets))
+        pods = self._sources.cluster.pods if self._sources.cluster else ()
+        uids = [pod.uid for pod in pods if endpoints.intersection(pod.addresses)]
+        bindings = [self._facts.bindings[uid] for uid in uids if uid in self._facts.bindings]
+        return {Hook(index, Direction.EGRESS) for binding in bindings for index in binding.interfaces}
 
     def _verdict(self, resource: resources.Mirror) -> Verdict | None:
         """Places the mirror on its hooks; None: it is not for this node."""
@@ -175,8 +189,12 @@ class _Compilation:
     def _place(self, mirror: Mirror, resource: resources.Mirror, links: tuple[Link, ...]) -> list[str]:
         """Adds a mirror to its hooks; the names of the hooks that had no room."""
         full = []
+        named = is_named(resource)
         for link, direction in ((link, d) for link in links for d in hook_directions(resource)):
-            mirrors = self._hooks.setdefault(Hook(link.index, direction), [])
+            hook = Hook(link.index, direction)
+            mirrors = self._hooks.setdefault(hook, [])
+            if named:
+                self._guarded.add(hook)
             if len(mirrors) < LIST_LENGTH:
                 mirrors.append(mirror)
             else:

@@ -93,9 +93,12 @@ def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
     for hook in observed.hooks:
         if hook not in desired.hooks:
             yield ops.RemoveHook(hook)
+    # A copy is known before it can come, and for as long as it can.
+    yield from (ops.PutOuter(key) for key in sorted(desired.outers - observed.outers))
     for hook, number in desired.hooks.items():
-        if observed.hooks.get(hook) != number:
-            yield ops.SetHook(hook, number)
+        guarded = hook in desired.guarded
+        if observed.hooks.get(hook) != number or guarded != (hook in observed.guarded):
+            yield ops.SetHook(hook, number, guarded)
     for hook in desired.hooks:
         yield from _attach(observed, desired, hook, programs)
 
@@ -125,7 +128,8 @@ def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
     tunnels = _gone("tunnels", observed, desired)
     egress = _gone("egress", observed, desired)
     egress += [ops.Clear("egress", n) for n in observed.paths if n not in observed.egress and n not in desired.paths]
-    removed = [ops.RemoveName(key) for key in observed.names if key not in desired.names]
+    removed: list[ops.Op] = [ops.RemoveName(key) for key in observed.names if key not in desired.names]
+    removed += [ops.RemoveOuter(key) for key in sorted(observed.outers - desired.outers)]
     if not (unlinked or tunnels or egress or removed):
         return
     yield ops.Grace()

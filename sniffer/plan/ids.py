@@ -98,6 +98,8 @@ class Assignment:
             attachments[Hook(facts.relay.receiver, limits.Direction.INGRESS)] = self._attachment("encap_frame")
         return State(
             hooks=hooks,
+            guarded=wanted.guarded & hooks.keys(),
+            outers=wanted.outers,
             lists=self._lists.wanted,
             filters=self._filters.wanted,
             mirrors=self._mirrors.wanted,

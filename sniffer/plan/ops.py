@@ -5,7 +5,7 @@ Each is safe to repeat.
 
 from dataclasses import dataclass
 
-from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, Program, TunnelRecord
+from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
 from sniffer.plan.facts import Mechanism
 
 
@@ -94,10 +94,11 @@ class PutList:
 
 @dataclass(frozen=True, slots=True)
 class SetHook:
-    """One word: the hook's list from now on."""
+    """One word: the hook's list from now on, and whether copies of other nodes pass there."""
 
     hook: Hook
     list: int
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,20 @@ class RemoveName:
     key: NameKey
 
 
+@dataclass(frozen=True, slots=True)
+class PutOuter:
+    """Know copies of other nodes by this, too."""
+
+    key: OuterKey
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveOuter:
+    """The reverse."""
+
+    key: OuterKey
+
+
 Op = (
     CreateRelay
     | AttachRing
@@ -163,5 +178,7 @@ Op = (
     | Grace
     | Clear
     | RemoveName
+    | PutOuter
+    | RemoveOuter
 )
 Plan = tuple[Op, ...]

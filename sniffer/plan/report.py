@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sniffer.model.resources import ClusterTrafficMirror, Mirror, SnifferNode
+from sniffer.model.resources import Mirror, SnifferNode
+from sniffer.plan.select import is_named
 from sniffer.plan.state import Verdict
 
 MESSAGE_LENGTH = 512
@@ -29,8 +30,7 @@ def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str)
 
 
 def _concerns(verdict: Verdict, mirror: Mirror) -> bool:
-    named = isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces is not None
-    return named or verdict.selected > 0
+    return is_named(mirror) or verdict.selected > 0
 
 
 def _row(verdict: Verdict, mirror: Mirror) -> Mapping[str, Any]:

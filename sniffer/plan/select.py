@@ -51,8 +51,12 @@ class Selection:
 
 def hook_directions(mirror: Mirror) -> tuple[Direction, ...]:
     """The interface's directions. The one place where a pod's point of view becomes the interface's."""
-    named = isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces is not None
-    return (_OF_INTERFACE if named else _OF_POD)[mirror.spec.direction]
+    return (_OF_INTERFACE if is_named(mirror) else _OF_POD)[mirror.spec.direction]
+
+
+def is_named(mirror: Mirror) -> bool:
+    """Whether a mirror names interfaces of nodes, and selects no pods."""
+    return isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces is not None
 
 
 class Selector:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sniffer.abi.limits import PathWord
-from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, Program, TunnelRecord
+from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Mechanism, Relay
 
@@ -57,6 +57,10 @@ class Wanted:
     hooks: Mapping[Hook, tuple[Mirror, ...]]
     paths: Mapping[EgressRecord, PathWord]
     verdicts: tuple[Verdict, ...] = ()
+    guarded: frozenset[Hook] = frozenset()
+    """Hooks where copies of other nodes pass."""
+    outers: frozenset[OuterKey] = frozenset()
+    """What those look like; empty where no hook is guarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class State:
     """The contents of our maps and hooks. Ids that are absent are free."""
 
     hooks: Mapping[Hook, int] = field(default_factory=dict)
+    guarded: frozenset[Hook] = frozenset()
+    outers: frozenset[OuterKey] = frozenset()
     lists: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     filters: Mapping[int, Program] = field(default_factory=dict)
     mirrors: Mapping[int, MirrorRecord] = field(default_factory=dict)

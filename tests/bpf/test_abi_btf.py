@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sniffer.abi import limits, records
-from sniffer.abi.records import EgressRecord, Hook, Instruction, MirrorRecord, NameKey, Tally, TunnelRecord
+from sniffer.abi.records import EgressRecord, Hook, Instruction, MirrorRecord, NameKey, OuterKey, Tally, TunnelRecord
 from sniffer.kernel import bpf
 from sniffer.kernel.pins import ARRAYS, TABLES
 from sniffer.kernel.programs import object_path
@@ -29,6 +29,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "path_word": limits.PathWord,
     "name_kind": limits.NameKind,
     "outcome": limits.Outcome,
+    "outer_kind": limits.OuterKind,
 }
 ARRAY, PER_CPU_ARRAY, HASH = 2, 6, 1  # enum bpf_map_type
 NO_PREALLOC = 1
@@ -105,14 +106,15 @@ def test_every_enum_is_the_header_s(name: str) -> None:
         values[word.strip()] = int(value, 0) if value else len(values)
     if name == "outcome":
         assert values.pop("OUTCOMES") == len(limits.Outcome)
-    prefix = {"path_word": "PATH_", "name_kind": "NAME_", "direction": ""}.get(name, f"{name.upper()}_")
+    prefixes = {"path_word": "PATH_", "name_kind": "NAME_", "outer_kind": "OUTER_", "direction": ""}
+    prefix = prefixes.get(name, f"{name.upper()}_")
     assert {word.removeprefix(prefix): value for word, value in values.items()} == {
         member.name: member.value for member in ENUMS[name]
     }
 
 
 def test_the_compiler_numbers_enums_as_we_do(tmp_path: Path) -> None:
-    prefixes = {limits.PathWord: "PATH_", limits.NameKind: "NAME_", limits.Direction: ""}
+    prefixes = {limits.PathWord: "PATH_", limits.NameKind: "NAME_", limits.OuterKind: "OUTER_", limits.Direction: ""}
     lines = [
         f'_Static_assert({prefixes.get(kind, kind.__name__.upper() + "_")}{member.name} == {member.value}, "");'
         for kind in ENUMS.values()
@@ -183,6 +185,16 @@ EXPECTED: dict[str, tuple[bytes, dict[str, bytes]]] = {
         NameKey(limits.NameKind.VERDICT, 0x05060708).pack(),
         {"kind": number(3, 4), "id": number(0x05060708, 4)},
     ),
+    "outer": (
+        OuterKey(limits.OuterKind.HEADER, 0x01020304, 0x05, 0x0607, 0x08090A0B).pack(),
+        {
+            "address": number(0x01020304, 4),
+            "key": number(0x08090A0B, 4),
+            "port": number(0x0607, 2),
+            "protocol": b"\5",
+            "kind": b"\2",
+        },
+    ),
     "name": (records.pack_name("név"), {"text": "név".encode().ljust(limits.NAME_LENGTH, b"\0")}),
 }
 
@@ -231,6 +243,7 @@ MAPS = {
     "relay": (ARRAY, 4, WORD, 1, bpf.MMAPABLE),
     "counters": (PER_CPU_ARRAY, 4, records.COUNTERS_SIZE, limits.COUNTERS_MAX, 0),
     "names": (HASH, 8, limits.NAME_LENGTH, limits.NAMES_MAX, NO_PREALLOC),
+    "outers": (HASH, 12, 4, limits.OUTERS_MAX, NO_PREALLOC),
 }
 
 
@@ -247,7 +260,9 @@ def test_maps_are_what_user_space_expects() -> None:
 def test_a_hook_is_found_where_the_header_says() -> None:
     hook = Hook(0x01020304, limits.Direction.EGRESS)
     assert hook.word(0x05060708) == 0x01020304_85060708
-    assert Hook.of_word(hook.word(0x05060708)) == (hook, 0x05060708)
+    assert Hook.of_word(hook.word(0x05060708)) == (hook, 0x05060708, False)
+    assert hook.word(0x05060708, guarded=True) == 0x01020304_C5060708
+    assert Hook.of_word(hook.word(0x05060708, guarded=True)) == (hook, 0x05060708, True)
     first = (2 * hook.ifindex + 1) % limits.HOOKS_MAX
     assert hook.places() == tuple((first + n) % limits.HOOKS_MAX for n in range(limits.HOOKS_PROBES))
     last = Hook(limits.HOOKS_MAX // 2 - 1, limits.Direction.EGRESS)

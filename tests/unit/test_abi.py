@@ -65,10 +65,10 @@ def test_the_longest_program() -> None:
     assert records.unpack_program(records.pack_program(program)) == program
 
 
-@given(st.integers(1, (1 << 32) - 1), st.sampled_from(Direction), st.integers(1, (1 << 31) - 1))
-def test_hook(ifindex: int, direction: Direction, number: int) -> None:
+@given(st.integers(1, (1 << 32) - 1), st.sampled_from(Direction), st.integers(1, (1 << 30) - 1), st.booleans())
+def test_hook(ifindex: int, direction: Direction, number: int, guarded: bool) -> None:
     hook = Hook(ifindex, direction)
-    assert Hook.of_word(hook.word(number)) == (hook, number)
+    assert Hook.of_word(hook.word(number, guarded)) == (hook, number, guarded)
 
 
 @given(st.sampled_from(NameKind), U32)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sniffer.abi import limits
-from sniffer.abi.limits import Direction, Encapsulation, NameKind, PathWord
-from sniffer.abi.records import EgressRecord, Hook, Instruction, NameKey, Program
+from sniffer.abi.limits import Direction, Encapsulation, NameKind, OuterKind, PathWord
+from sniffer.abi.records import EgressRecord, Hook, Instruction, NameKey, OuterKey, Program
 from sniffer.model.identity import Identity
 from sniffer.plan import ops
 from sniffer.plan.diff import diff, removal
@@ -68,6 +68,7 @@ HOOKS = st.builds(Hook, st.integers(10, 12), st.sampled_from(Direction))
 ENDPOINTS = st.builds(egress, st.integers(2, 5), st.sampled_from([1500, 1400]), st.sampled_from([7, 8]))
 PROGRAM = st.one_of(st.just(()), st.integers(0, 3).map(program))
 MIRRORS = ("m0", "m1", "m2", "m3", "m4")
+OUTERS = tuple(OuterKey(kind, 0x0A090002, 17, 4789, 42) for kind in OuterKind)
 
 
 @st.composite
@@ -95,11 +96,14 @@ def wishes(draw: st.DrawFn) -> Wanted:
     used = {record for row in placed.values() for one in row for t in one.tunnels for record in t.endpoints}
     words = st.sampled_from([PathWord.REACHABLE, PathWord.UNREACHABLE, PathWord.NO_ROUTE])
     states = st.sampled_from(["Programmed", "Degraded"])
+    outers = draw(st.frozensets(st.sampled_from(OUTERS)))
     named = {name for row in hooks.values() for name in row} | set(draw(st.lists(st.sampled_from(MIRRORS))))
     return Wanted(
         placed,
         {record: draw(words) for record in sorted(used, key=repr)},
         tuple(Verdict(identity(name), draw(states)) for name in sorted(named)),
+        draw(st.frozensets(st.sampled_from(sorted(placed)))) if outers and placed else frozenset(),
+        outers,
     )
 
 

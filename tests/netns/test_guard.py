@@ -1,0 +1,210 @@
+"""Copies from other nodes are known where they pass, by their outer header alone, and nowhere else.
+
+The cluster is made up here (two nodes' addresses, one analyzer), the hooks, programs and frames are real.
+"""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scapy.all import ARP, GRE, IP, UDP, Dot1Q, Ether, IPv6, Raw, fragment
+from scapy.layers.vxlan import VXLAN
+
+from sniffer.kernel import programs
+from sniffer.kernel.look import look_at
+from sniffer.kernel.pins import Lock, Pins
+from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
+from sniffer.node import Node as LoopNode
+from sniffer.plan.cluster import Binding, Cluster, Pod
+from sniffer.plan.compile import Sources
+from sniffer.stats import rows
+from tests.agent import Document, mirror, sniffer, target
+from tests.topology import Node, node, run, wait_until
+from tests.wire import send, socket_in
+
+ROOT = Path("/sys/fs/bpf/sniffer")
+NODES = frozenset({"10.9.0.1", "10.9.0.9"})
+INNER = Ether(src="02:00:00:00:01:14", dst="02:00:00:00:01:1e") / IP(dst="10.1.0.30") / UDP(dport=7) / Raw(b"x" * 200)
+
+
+def outer(source: str = "10.9.0.9", destination: str = "10.8.0.7") -> Ether:
+    return Ether(src="02:00:00:00:09:02", dst="02:00:00:00:09:01") / IP(src=source, dst=destination, ttl=9)
+
+
+def vxlan(vni: int = 77, port: int = 4790) -> UDP:
+    return UDP(sport=51000, dport=port) / VXLAN(vni=vni, flags=8) / INNER
+
+
+def gre(key: int | None = 5) -> GRE:
+    return GRE(proto=0x6558, key_present=int(key is not None), key=key) / INNER
+
+
+COPIES = {
+    "vxlan": outer() / vxlan(),
+    "a node is this one": outer("10.9.0.1") / vxlan(),
+    "tagged": Ether(dst="02:00:00:00:09:01") / Dot1Q(vlan=5) / outer()[IP] / vxlan(),
+    "gre with key": outer(destination="10.8.0.8") / gre(),
+    "gre without key": outer(destination="10.8.0.9") / gre(None),
+    "a fragment behind the first": Ether(dst="02:00:00:00:09:01")
+    / IP(src="10.9.0.9", dst="10.8.0.7", frag=185, proto=17)
+    / Raw(b"z" * 60),
+}
+TRAFFIC = {
+    "from nobody's node": outer("10.9.0.8") / vxlan(),
+    "to nobody's analyzer": outer(destination="10.8.0.77") / vxlan(),
+    "another vni": outer() / vxlan(78),
+    "another port": outer() / vxlan(port=4789),
+    "another key": outer(destination="10.8.0.8") / gre(6),
+    "no key where there should be one": outer(destination="10.8.0.8") / gre(None),
+    "a key where there should be none": outer(destination="10.8.0.9") / gre(5),
+    "gre with something else inside": outer(destination="10.8.0.8")
+    / GRE(proto=0x800, key_present=1, key=5)
+    / INNER[IP],
+    "a fragment of another protocol": Ether(dst="02:00:00:00:09:01")
+    / IP(src="10.9.0.9", dst="10.8.0.7", frag=185, proto=6)
+    / Raw(b"z" * 60),
+    "udp that is too short for a header": outer() / UDP(sport=51000, dport=4790) / Raw(b"\x08\0\0\0\0\0"),
+    "with options": outer() / Raw(b""),
+    "arp": Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(psrc="10.9.0.9", pdst="10.8.0.7"),
+    "ipv6": Ether(dst="02:00:00:00:09:01") / IPv6(src="fe80::9", dst="fe80::1") / UDP(dport=4790) / Raw(b"x" * 40),
+}
+TRAFFIC["with options"] = (
+    Ether(dst="02:00:00:00:09:01") / IP(src="10.9.0.9", dst="10.8.0.7", options=b"\x94\x04\0\0") / vxlan()
+)
+
+
+def targets() -> list[Document]:
+    return [
+        target("ana"),
+        target("v", "10.8.0.7", encapsulation={"vxlan": {"vni": 77, "port": 4790}}),
+        target("k", "10.8.0.8", encapsulation={"gre": {"key": 5}}),
+        target("n", "10.8.0.9", encapsulation={"gre": {}}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Node]:
+    with node() as made:
+        for netns, device, address, mac in (
+            (None, "up0", made.analyzer_address, made.analyzer_mac),
+            (made.analyzer, "eth0", made.uplink_address, made.uplink_mac),
+        ):
+            run("ip", "neighbour", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent", netns=netns)
+        with socket_in(made.analyzer, socket.AF_INET, socket.SOCK_DGRAM) as listener:
+            listener.bind(("0.0.0.0", 4789))  # else the analyzer would answer each copy
+            yield made
+
+
+class Loop:
+    """The loop's node, in this process."""
+
+    def __init__(self) -> None:
+        pins = Pins(ROOT)
+        pins.create()
+        self._lock = Lock(pins)
+        self.node = LoopNode(pins, None, 600, programs.load(pins))
+
+    def settle(self, mirrors: list[Document], pods: tuple[Pod, ...] = (), nodes: frozenset[str] = NODES) -> None:
+        sources = Sources(
+            tuple(MirrorTarget.model_validate(one) for one in targets()),
+            tuple(ClusterTrafficMirror.model_validate(one) for one in mirrors),
+            cluster=Cluster("n1", {}, {"shop": {}}, pods, nodes),
+        )
+        for _ in range(8):
+            plan = self.node.plan(sources, "{}")
+            if not plan:
+                return
+            assert not self.node.apply(plan)
+        raise AssertionError(f"still something to do: {plan}")
+
+    def close(self) -> None:
+        self.node.close()
+        self._lock.release()
+
+
+@pytest.fixture
+def loop(bed: Node) -> Iterator[Loop]:
+    one = Loop()
+    yield one
+    one.close()
+    assert sniffer("cleanup").returncode == 0
+
+
+def counts() -> tuple[int, int]:
+    """Matched, skipped."""
+    status = rows.status(look_at(ROOT))
+    return status["mirrors"][0]["matched"]["packets"], status["skipped"]["packets"]
+
+
+def told_apart(bed: Node, frames: dict[str, Ether], direction: str) -> dict[str, str]:
+    """What became of each frame that arrives at the uplink."""
+    found = {}
+    for name, frame in frames.items():
+        before = counts()
+        send([bytes(frame)], "eth0", bed.analyzer)
+        after = wait_until(lambda before=before: now if (now := counts()) != before else None, what=name)  # type: ignore[misc]
+        found[name] = {(1, 0): "matched", (0, 1): "skipped"}.get(
+            (after[0] - before[0], after[1] - before[1]), str(after)
+        )
+    return found
+
+
+def test_a_guarded_hook_tells_copies_from_traffic(bed: Node, loop: Loop) -> None:
+    """B3, B9, B10: node, analyzer, tunnel and key must all be right."""
+    loop.settle([mirror("nics", ["up0"], direction="Ingress")])
+    assert told_apart(bed, COPIES, "Ingress") == dict.fromkeys(COPIES, "skipped")
+    assert told_apart(bed, TRAFFIC, "Ingress") == dict.fromkeys(TRAFFIC, "matched")
+
+
+def test_who_is_no_node_any_more_is_traffic(bed: Node, loop: Loop) -> None:
+    loop.settle([mirror("nics", ["up0"], direction="Ingress")])
+    loop.settle([mirror("nics", ["up0"], direction="Ingress")], nodes=frozenset({"10.9.0.1"}))
+    frame = {"gone": COPIES["vxlan"]}
+    assert told_apart(bed, frame, "Ingress") == {"gone": "matched"}
+
+
+def pods_mirror(direction: str) -> Document:
+    """Seen from the pod: its Egress arrives at the uplink."""
+    document = mirror("pods", ["x"], podSelector={}, direction=direction)
+    del document["spec"]["interfaces"]
+    return document
+
+
+def pod_on(ifindex: int, address: str, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[Pod, ...]:
+    """A pod behind the uplink, as far as the loop knows."""
+    pod = Pod("uid-1", "shop", "web", {}, (address,), False, True, "2026-01-01T00:00:00Z")
+    monkeypatch.setattr(loop.node, "_bindings", lambda *_: {"uid-1": Binding((ifindex,))})
+    return (pod,)
+
+
+def test_a_pod_does_not_hide_by_forging_our_header(bed: Node, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G18: the hooks of a pod are not guarded, but towards one that is itself an analyzer."""
+    (up0,) = (link.index for link in loop.node.netlink.links() if link.name == "up0")
+    loop.settle([pods_mirror("Egress")], pod_on(up0, "10.1.0.20", loop, monkeypatch))
+    assert told_apart(bed, COPIES, "Ingress") == dict.fromkeys(COPIES, "matched")
+    loop.settle([pods_mirror("Egress")], pod_on(up0, "10.8.0.7", loop, monkeypatch))
+    assert told_apart(bed, COPIES, "Ingress") == dict.fromkeys(COPIES, "matched"), "from the pod: still not guarded"
+
+
+def test_towards_a_pod_that_is_an_analyzer_copies_are_known(
+    bed: Node, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B2: what leaves by its veth is not copied again when it comes from another node."""
+    (up0,) = (link.index for link in loop.node.netlink.links() if link.name == "up0")
+    for address, fate in (("10.1.0.20", "matched"), ("10.8.0.7", "skipped")):
+        loop.settle([pods_mirror("Ingress")], pod_on(up0, address, loop, monkeypatch))
+        before = counts()
+        send([bytes(COPIES["vxlan"])], "up0", None)
+        after = wait_until(lambda before=before: now if (now := counts())[1] != before[1] else None)  # type: ignore[misc]
+        # The copy of what is matched leaves by the same device, and is known by its mark.
+        assert after == (before[0] + (fate == "matched"), before[1] + 1), address
+
+
+def test_fragments_as_scapy_makes_them_are_all_known(bed: Node, loop: Loop) -> None:
+    """The first by its header, the others by addresses and protocol."""
+    loop.settle([mirror("nics", ["up0"], direction="Ingress")])
+    long = outer() / UDP(sport=51000, dport=4790) / VXLAN(vni=77, flags=8) / INNER / Raw(b"y" * 3000)
+    pieces = {f"piece {n}": piece for n, piece in enumerate(fragment(long, fragsize=1400))}
+    assert len(pieces) == 3
+    assert told_apart(bed, pieces, "Ingress") == dict.fromkeys(pieces, "skipped")
