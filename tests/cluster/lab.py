@@ -232,7 +232,8 @@ class Cluster:
 
         def absent() -> bool:
             try:
-                return uid is not None and self.get(kind, name, namespace)["metadata"]["uid"] != uid
+                found = self.get(kind, name, namespace)["metadata"]["uid"]
+                return uid is not None and found != uid
             except ApiError as error:
                 return error.status == 404
 
