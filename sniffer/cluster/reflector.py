@@ -97,7 +97,7 @@ class Reflector:
             try:
                 fault, words = self._follow(), None
             except CrdGoneError as error:
-                fault, words = Fault.CRD_GONE, str(error)
+                fault, words, self._version = Fault.CRD_GONE, str(error), None
             except ApiError as error:
                 fault, words, retry_after_s = fault_of(error), str(error), error.retry_after_s
                 if error.status == 404 and self._watched.crd:
