@@ -126,6 +126,7 @@ LabelMap = Annotated[
     Field(max_length=64),
     # A schema has no words for the keys of a map.
     Cel(f"self.all(key, key.matches('{_LABEL_KEY}'))", "labels' keys, as in app or example.org/team"),
+    Cel("self.all(key, type(self[key]) == string)", "a value for each label"),
     Allowed("a mapping of labels, as in {app: web}"),
 ]
 Text = Annotated[str, Allowed("a string")]

@@ -103,7 +103,8 @@ def _node(raw: Schema, models: Mapping[str, Schema], defaults: bool) -> Schema:
     elif flat["type"] == "object":
         # The pattern of a map's keys cannot be said here: see LabelKey.
         [values] = flat.get("patternProperties", {"": flat.get("additionalProperties")}).values()
-        node["additionalProperties"] = _node(values, models, defaults)
+        # Else the API server leaves nulls out, and {app: } selects everything; the rule of LabelMap refuses them.
+        node["additionalProperties"] = _node(values, models, defaults) | {"nullable": True}
     elif flat["type"] == "array":
         node["items"] = _node(flat["items"], models, defaults)
         node.setdefault("x-kubernetes-list-type", "atomic")

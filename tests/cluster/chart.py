@@ -3,12 +3,13 @@
 import contextlib
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from tests.cluster.api import ApiError, Document
-from tests.cluster.lab import Cluster, condition
+from tests.cluster.lab import Cluster
 
 CHART = Path(__file__).parents[2] / "deploy/helm/sniffer"
 NAMESPACE = "sniffer-system"
@@ -31,9 +32,7 @@ def applied(cluster: Cluster, documents: Sequence[Document]) -> Iterator[None]:
     try:
         cluster.apply(*documents)
         for one in definitions:
-            name = one["metadata"]["name"]
-            cluster.wait(lambda name=name: condition(cluster.get(one["kind"], name), "Established"), what=name)
-            cluster.wait(lambda one=one: _is_served(cluster, one), what=f"{name} served")
+            cluster.wait(partial(_is_served, cluster, one), what=f"{one['metadata']['name']} served")
         yield
     finally:
         for one in reversed(made):
@@ -54,8 +53,9 @@ def _is_there(cluster: Cluster, document: Document) -> bool:
     try:
         cluster.get(document["kind"], metadata["name"], metadata.get("namespace"))
     except ApiError as error:
-        assert error.status == 404, error
-        return False
+        if error.status == 404:
+            return False
+        raise
     return True
 
 

@@ -25,7 +25,7 @@ ALWAYS = {"type", "description", "default", "x-kubernetes-validations"}
 ALLOWED = {
     "object": ALWAYS | {"properties", "required", "additionalProperties", "maxProperties", "x-kubernetes-map-type"},
     "array": ALWAYS | {"items", "minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"},
-    "string": ALWAYS | {"enum", "pattern", "format", "minLength", "maxLength"},
+    "string": ALWAYS | {"enum", "pattern", "format", "minLength", "maxLength", "nullable"},
     "integer": ALWAYS | {"minimum", "maximum", "format"},
     "boolean": ALWAYS,
 }
