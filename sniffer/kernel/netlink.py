@@ -17,7 +17,7 @@ from sniffer.abi.limits import Direction
 from sniffer.errors import KernelError
 from sniffer.kernel import clsact, relay, rtnetlink
 from sniffer.kernel import monitor as events
-from sniffer.kernel.rtnetlink import Attributes, attribute, attributes, text, u32
+from sniffer.kernel.rtnetlink import Attributes, attribute, attributes, s32, text, u32
 from sniffer.plan.facts import Link, Path, PathState, Relay
 
 _UP, _LOOPBACK, _POINT_TO_POINT, _NOARP = 0x1, 0x8, 0x10, 0x80  # IFF_*
@@ -247,18 +247,24 @@ class Netlink:
 def _link(message: bytes) -> Link:
     _, arphrd, index, flags, _ = _LINK_HEADER.unpack_from(message)
     found = attributes(message, _LINK_HEADER.size)
-    elsewhere = 37 in found  # IFLA_LINK_NETNSID
+    elsewhere = s32(found.get(37))  # IFLA_LINK_NETNSID; -1 while that namespace is being taken down
+    lower = u32(found.get(5))
+    kind = text(attributes(found.get(18, b"")).get(1))
+    peer = None
+    if kind == "veth" and lower is not None and elsewhere is not None and elsewhere >= 0:
+        peer = elsewhere, lower
     return Link(
         index=index,
         name=text(found.get(3)) or "",
         alias=text(found.get(20)),
-        kind=text(attributes(found.get(18, b"")).get(1)),
+        kind=kind,
         mtu=u32(found.get(4)) or 0,
         up=bool(flags & _UP),
         arphrd=arphrd,
-        lower=None if elsewhere else u32(found.get(5)),
+        lower=lower if elsewhere is None else None,
         master=u32(found.get(10)),
         address=found.get(1, b""),
+        peer=peer,
     )
 
 

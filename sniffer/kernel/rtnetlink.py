@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from sniffer.errors import KernelError
 
 # Message types of <linux/rtnetlink.h>.
-GET_LINK, GET_ROUTE, NEW_NEIGHBOUR, GET_NEIGHBOUR, GET_QDISC, GET_FILTER = 18, 26, 28, 30, 38, 46
+GET_LINK, GET_ADDRESS, GET_ROUTE, NEW_NEIGHBOUR, GET_NEIGHBOUR, GET_QDISC, GET_FILTER = 18, 22, 26, 28, 30, 38, 46
+NEW_NSID, GET_NSID = 88, 90
 REQUEST, ACK, REPLACE, DUMP, CREATE = 0x1, 0x4, 0x100, 0x300, 0x400
 
 Attributes = dict[int, bytes]
@@ -49,6 +50,11 @@ def attributes(raw: bytes, start: int = 0) -> Attributes:
 def u32(raw: bytes | None) -> int | None:
     """A 32-bit number in host byte order; None for an absent attribute."""
     return int.from_bytes(raw[:4], "little" if _LITTLE else "big") if raw else None
+
+
+def s32(raw: bytes | None) -> int | None:
+    """A signed 32-bit number in host byte order; None for an absent attribute."""
+    return int.from_bytes(raw[:4], "little" if _LITTLE else "big", signed=True) if raw else None
 
 
 def text(raw: bytes | None) -> str | None:

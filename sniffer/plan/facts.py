@@ -42,6 +42,8 @@ class Link:
     """IFLA_LINK: the device below, or a veth's peer."""
     master: int | None
     address: bytes
+    peer: tuple[int, int] | None = None
+    """(nsid, ifindex) of a veth's other end where that is in another network namespace that lives."""
 
 
 @dataclass(frozen=True, slots=True)
