@@ -100,6 +100,29 @@ def agent(
 
 
 @app.command()
+def controller(
+    kubeconfig: Kubeconfig = None,
+    namespace: ControlNamespace = "sniffer-system",
+    identity: Annotated[
+        str | None, typer.Option(envvar="POD_NAME", help="Name of this replica. Default: the host's.")
+    ] = None,
+    service_cidrs: ServiceCidrs = "",
+    allowed_target_cidrs: AllowedTargetCidrs = "",
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics and /healthz there.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """The cluster's loop: writes what nodes report into the status of mirrors and targets. One replica leads.
+
+    Example: sniffer controller --kubeconfig ~/.kube/config
+    """
+    from sniffer.cli.controller import run
+
+    run(kubeconfig, namespace, identity, service_cidrs, allowed_target_cidrs, metrics, verbose)
+
+
+@app.command()
 def status(
     pin_root: PinRoot = DEFAULT_ROOT,
     as_json: Json = False,
