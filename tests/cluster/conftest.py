@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images
+from tests.cluster import images, install
 from tests.cluster.lab import Cluster
 
 HERE = Path(__file__).parent
@@ -64,3 +64,18 @@ def image() -> tuple[str, Path]:
     """The name and the archive of sniffer's image, of the tree as it is."""
     name, _, archive = _output("image").partition(" ")
     return name, Path(archive)
+
+
+@pytest.fixture(scope="session")
+def loaded(cluster: Cluster, image: tuple[str, Path]) -> str:
+    """The name of sniffer's image, which every node has."""
+    name, archive = image
+    cluster.load(archive)
+    return name
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster, loaded: str) -> Cluster:
+    """The cluster with sniffer installed from the chart, in `install.NAMESPACE`; every pod of it is Ready."""
+    install.install(cluster, loaded)
+    return cluster
