@@ -48,7 +48,8 @@ class Events:
         """instance: this process, as events name it."""
         self._client = client
         self._instance = instance
-        self._queue: deque[tuple[Regarding, Note]] = deque()
+        self._queue: deque[tuple[Regarding, Note, str, int]] = deque()
+        """With the Event's name and how many times that makes."""
         self._series: OrderedDict[tuple[Regarding, str], _Series] = OrderedDict()
         self.dropped = 0
         """For want of room in the queue."""
@@ -69,31 +70,28 @@ class Events:
         if series:
             series.said_s, series.count = now_s, series.count + 1
         else:
-            self._series[key] = _Series(f"{regarding.name[:200]}.{uuid.uuid4().hex[:16]}", now_s)
+            series = self._series[key] = _Series(f"{regarding.name[:200]}.{uuid.uuid4().hex[:16]}", now_s)
         self._series.move_to_end(key)
         while len(self._series) > KNOWN_LENGTH:
             self._series.popitem(last=False)
-        self._queue.append((regarding, note))
+        self._queue.append((regarding, note, series.name, series.count))
 
     def write_one(self) -> None:
         """The first that waits; one that cannot be written is lost. ApiError."""
-        regarding, note = self._queue.popleft()
-        series = self._series.get((regarding, note.reason))
-        if series is None:
-            return
+        regarding, note, name, count = self._queue.popleft()
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         # Of what is not in a namespace the API server takes events in `default` only.
         namespace = regarding.namespace or "default"
         collection = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
-        if series.count > 1:
+        if count > 1:
             try:
-                again = {"series": {"count": series.count, "lastObservedTime": now}}
-                self._client.patch(f"{collection}/{series.name}", again)
+                again = {"series": {"count": count, "lastObservedTime": now}}
+                self._client.patch(f"{collection}/{name}", again)
                 return
             except ApiError as error:
                 if error.status != 404:
                     raise
-        self._client.create(collection, self._event(regarding, note, series.name, namespace, now))
+        self._client.create(collection, self._event(regarding, note, name, namespace, now))
 
     def _event(self, regarding: Regarding, note: Note, name: str, namespace: str, now: str) -> Mapping[str, Any]:
         about = {

@@ -1,0 +1,93 @@
+"""When statuses are written, how many in all, and what happens again and again."""
+
+from collections import Counter
+
+import pytest
+
+from sniffer.model.identity import Identity
+from sniffer.plan.jitter import jitter_s
+from sniffer.plan.schedule import EVERY_S, LIMIT_S, Pace, Schedule
+
+ONE, TWO = Identity("TrafficMirror", "shop", "one"), Identity("TrafficMirror", "shop", "two")
+
+
+def test_a_change_of_its_generation_is_written_at_once_and_all_else_once_in_ten_seconds() -> None:
+    schedule = Schedule()
+    schedule.mark(ONE, 1, 0)
+    assert schedule.take(0) == ONE
+    schedule.wrote(ONE, 1, 0)
+    schedule.mark(ONE, 1, 1)
+    assert schedule.take(1) is None
+    assert schedule.next_s() == EVERY_S
+    schedule.mark(ONE, 2, 2)
+    assert schedule.take(2) == ONE
+    schedule.wrote(ONE, 2, 2)
+    schedule.mark(ONE, 2, 3)
+    assert schedule.take(11.9) is None
+    assert schedule.take(12) == ONE
+    assert schedule.take(12) is None
+    assert schedule.next_s() == float("inf")
+
+
+def test_what_is_as_it_should_be_may_be_written_at_once_later() -> None:
+    schedule = Schedule()
+    schedule.mark(ONE, 1, 0)
+    schedule.take(0)
+    schedule.unchanged(ONE, 1)
+    schedule.mark(ONE, 1, 5)
+    assert schedule.take(5) == ONE
+
+
+def test_new_generations_go_first() -> None:
+    schedule = Schedule()
+    schedule.unchanged(ONE, 1)
+    schedule.mark(ONE, 1, 0)
+    schedule.mark(TWO, 1, 5)
+    assert [schedule.take(5), schedule.take(5)] == [TWO, ONE]
+
+
+def test_failures_wait_twice_as_long_each_time() -> None:
+    schedule = Schedule()
+    schedule.mark(ONE, 1, 0)
+    waits = []
+    now_s = 0.0
+    for _ in range(8):
+        assert schedule.take(now_s) == ONE
+        schedule.failed(ONE, now_s)
+        schedule.mark(ONE, 1, now_s)  # an event meanwhile does not shorten it
+        waits.append(schedule.next_s() - now_s)
+        now_s = schedule.next_s()
+    assert waits == [1, 2, 4, 8, 16, LIMIT_S, LIMIT_S, LIMIT_S]
+    schedule.take(now_s)
+    schedule.wrote(ONE, 1, now_s)
+    schedule.mark(ONE, 2, now_s)
+    assert schedule.take(now_s) == ONE
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    schedule = Schedule()
+    schedule.mark(ONE, 1, 0)
+    schedule.forget(ONE)
+    assert len(schedule) == 0
+    assert schedule.take(100) is None
+
+
+def test_at_most_fifty_writes_in_any_second() -> None:
+    pace, now_s, done = Pace(), 0.0, []
+    while now_s < 10:
+        now_s = max(now_s, pace.next_s)
+        pace.spend(now_s)
+        done.append(now_s)
+        now_s += 0.001
+    assert max(Counter(int(at_s) for at_s in done).values()) <= 50
+    assert len(done) > 480
+    pace.pause(now_s + 5)
+    assert pace.next_s == now_s + 5
+
+
+@pytest.mark.parametrize(
+    ("nodes", "seconds"), [(0, 0), (49, 0), (50, 1), (51, 2), (100, 2), (101, 4), (1000, 32), (5000, 128)]
+)
+def test_agents_spread_their_writes_over_so_many_seconds(nodes: int, seconds: int) -> None:
+    assert jitter_s(nodes) == seconds
+    assert nodes < 50 or nodes / seconds <= 50
