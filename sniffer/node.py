@@ -58,6 +58,7 @@ class Node:
         self._namespaces = Namespaces(netns)
         self._owners: Owners | None = None
         self._said: str | None = None
+        self._last: tuple[Sources, object, Wanted] | None = None
         self.wait_s: float | None = None
         """How soon to look again though nothing was heard: an endpoint does not answer, a pod has no interface yet."""
         self.verdicts: tuple[Verdict, ...] = ()
@@ -120,7 +121,7 @@ class Node:
         """The next plan; () when the kernel is as it should be."""
         facts = self.facts(sources, renews)
         observed = observe(self._maps, self._pins, self.netlink, facts.relay) if self._maps else State()
-        wanted = compile_sources(sources, facts)
+        wanted = self._compiled(sources, facts)
         if not sources.complete:
             wanted = _held(wanted, observed, sources.known)
         self.verdicts = wanted.verdicts
@@ -130,6 +131,17 @@ class Node:
     def apply(self, plan: ops.Plan) -> list[str]:
         """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
         return self._kernel.apply(plan) if self._kernel else []
+
+    def _compiled(self, sources: Sources, facts: Facts) -> Wanted:
+        """The same sources on the same node mean the same, until some mirror ends."""
+        seen = (facts.links, facts.paths, facts.bindings)
+        if self._last and self._last[0] is sources and self._last[1] == seen:
+            wanted = self._last[2]
+            if wanted.until is None or facts.time < wanted.until:
+                return wanted
+        wanted = compile_sources(sources, facts)
+        self._last = sources, seen, wanted
+        return wanted
 
     def _desired(self, wanted: Wanted, observed: State, facts: Facts, node_name: str) -> State:
         assignment = Assignment(observed, facts)

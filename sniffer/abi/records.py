@@ -5,6 +5,7 @@ Integers are in host byte order; addresses and templates are bytes in network or
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 
 from sniffer.abi.limits import (
@@ -63,7 +64,13 @@ def unpack_program(blob: bytes) -> Program:
     """The instructions up to the last one that is not all zero (`ld #0` never ends a program)."""
     used = len(blob.rstrip(b"\0"))
     length = -(-used // _INSTRUCTION.size)
-    return tuple(Instruction(*fields) for fields in _INSTRUCTION.iter_unpack(blob[: length * _INSTRUCTION.size]))
+    return _program(blob[: length * _INSTRUCTION.size])
+
+
+@lru_cache(maxsize=2048)
+def _program(blob: bytes) -> Program:
+    """The loop reads the same ones again and again."""
+    return tuple(Instruction(*fields) for fields in _INSTRUCTION.iter_unpack(blob))
 
 
 @dataclass(frozen=True, slots=True, order=True)

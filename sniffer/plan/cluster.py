@@ -37,9 +37,15 @@ class Policy:
     """By what they are (`the service range`, `the API server`, `a node`)."""
     allowed: tuple[IPv4Network, ...] = ()
     """Exceptions."""
+    _answers: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
 
     def objection(self, address: str) -> str | None:
         """What an address is that no target may have; None: it may."""
+        if address not in self._answers:
+            self._answers[address] = self._objection(address)
+        return self._answers[address]
+
+    def _objection(self, address: str) -> str | None:
         parsed = IPv4Address(address)
         if any(parsed in network for network in self.allowed):
             return None

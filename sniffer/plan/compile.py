@@ -75,6 +75,7 @@ class _Compilation:
         self._paths: dict[EgressRecord, PathWord] = {}
         self._tunnels: dict[str, Tunnel | _RefusedError] = {}
         self._guarded: set[Hook] = set()
+        self._ends: list[datetime] = []
 
     def wanted(self) -> Wanted:
         verdicts = [v for mirror in sorted(self._sources.mirrors, key=precedence) if (v := self._verdict(mirror))]
@@ -87,7 +88,8 @@ class _Compilation:
         guarded = frozenset((self._guarded | self._towards_analyzers()) & hooks.keys())
         nodes = self._sources.cluster.node_addresses if self._sources.cluster and guarded else ()
         outers = outer_keys(self._sources.targets, nodes)
-        return Wanted(hooks, paths, tuple(verdicts), guarded if outers else frozenset(), outers)
+        until = min(self._ends, default=None)
+        return Wanted(hooks, paths, tuple(verdicts), guarded if outers else frozenset(), outers, until)
 
     def _towards_analyzers(self) -> set[Hook]:
         """Hooks by which copies reach pods of this node that are analyzers."""
@@ -135,6 +137,8 @@ class _Compilation:
         end = admission.expiry(resource, self._targets)
         if end and end <= self._facts.time:
             raise _RefusedError("Expired", "Expired", f"ended at {end:%Y-%m-%dT%H:%M:%SZ}")
+        if end:
+            self._ends.append(end)
 
     def _mirror(self, resource: resources.Mirror) -> Mirror:
         spec = resource.spec

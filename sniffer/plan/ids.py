@@ -84,7 +84,8 @@ class Assignment:
         self._counters = Table("counters", limits.COUNTERS_MAX, counters)
         self._mirrors = Table("mirrors", limits.MIRRORS_MAX, observed.mirrors)
         self._lists = Table("lists", limits.LISTS_MAX, observed.lists)
-        self._seen: dict[Mirror, int] = {}
+        self._seen: dict[int, int] = {}
+        """By id() of a wanted mirror, which hooks share: its hash would go over its filter every time."""
 
     def state(self, wanted: Wanted, node_name: str) -> State:
         """The state that the node should have. node_name: text of the NODE name."""
@@ -132,12 +133,12 @@ class Assignment:
             return 0
 
     def _mirror(self, mirror: Mirror) -> int:
-        if mirror not in self._seen:
+        if id(mirror) not in self._seen:
             tunnels = tuple(self._tunnel(tunnel) for tunnel in mirror.tunnels)
             filter_id = self._filters.id(mirror.filter) if mirror.filter else 0
             counter = self._counters.id(identity_text(mirror.identity))
-            self._seen[mirror] = self._mirrors.id(MirrorRecord(filter_id, mirror.snap_length, counter, tunnels))
-        return self._seen[mirror]
+            self._seen[id(mirror)] = self._mirrors.id(MirrorRecord(filter_id, mirror.snap_length, counter, tunnels))
+        return self._seen[id(mirror)]
 
     def _tunnel(self, tunnel: Tunnel) -> int:
         endpoints = tuple(self._egress.id(record) for record in tunnel.endpoints)

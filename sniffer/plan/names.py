@@ -2,18 +2,24 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from sniffer.abi.limits import NAME_LENGTH
 from sniffer.model.identity import Identity
 from sniffer.plan.state import Verdict
 
+CACHED = 8192
+"""Texts to remember: the loop asks for the same ones again and again."""
 
+
+@lru_cache(maxsize=CACHED)
 def identity_text(identity: Identity) -> str:
     """The name of a counter: whose it is."""
     return _text({"kind": identity.kind, "namespace": identity.namespace, "name": identity.name})
 
 
+@lru_cache(maxsize=CACHED)
 def identity_of(text: str) -> Identity | None:
     """None: not a name that we wrote."""
     value = _value(text)
@@ -23,6 +29,7 @@ def identity_of(text: str) -> Identity | None:
         return None
 
 
+@lru_cache(maxsize=CACHED)
 def verdict_text(verdict: Verdict) -> str:
     """Cut to fit: first the list of interfaces, then the message."""
     value: dict[str, Any] = {
@@ -47,6 +54,7 @@ def verdict_text(verdict: Verdict) -> str:
     return text
 
 
+@lru_cache(maxsize=CACHED)
 def verdict_of(text: str) -> Verdict | None:
     """None: not a name that we wrote."""
     value = _value(text)

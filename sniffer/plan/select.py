@@ -67,8 +67,12 @@ class Selector:
         self._cluster = cluster
         self._bindings = bindings
         self._pods: dict[str, list[Pod]] = defaultdict(list)
+        self._labelled: dict[tuple[str, str, str], list[Pod]] = defaultdict(list)
+        """By namespace, key, value."""
         for pod in cluster.pods if cluster else ():
             self._pods[pod.namespace].append(pod)
+            for key, value in pod.labels.items():
+                self._labelled[pod.namespace, key, value].append(pod)
 
     def select(self, mirror: Mirror) -> Selection | None:
         """None: the mirror is not for this node."""
@@ -93,8 +97,15 @@ class Selector:
         ]
 
     def _in(self, namespaces: Iterable[str], selector: LabelSelector | None) -> list[Pod]:
-        pods = (pod for name in namespaces for pod in self._pods.get(name, ()))
-        return [pod for pod in pods if selector is None or selector.matches(pod.labels)]
+        """Only pods with the first of the labels asked for are looked at."""
+        if selector is None:
+            return [pod for name in namespaces for pod in self._pods.get(name, ())]
+        for key, value in selector.match_labels.items():
+            pods = [pod for name in namespaces for pod in self._labelled.get((name, key, value), ())]
+            break
+        else:
+            pods = [pod for name in namespaces for pod in self._pods.get(name, ())]
+        return [pod for pod in pods if selector.matches(pod.labels)]
 
     def _of_pods(self, pods: list[Pod]) -> Selection:
         if not pods:

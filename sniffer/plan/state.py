@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sniffer.abi.limits import PathWord
 from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
@@ -61,6 +62,8 @@ class Wanted:
     """Hooks where copies of other nodes pass."""
     outers: frozenset[OuterKey] = frozenset()
     """What those look like; empty where no hook is guarded."""
+    until: datetime | None = None
+    """When the next mirror ends: what time alone changes."""
 
 
 @dataclass(frozen=True, slots=True)
