@@ -149,14 +149,22 @@ def _instant(value: object) -> object:
     return value
 
 
-class _AsDateTime:
-    """In a schema: the pattern of what is read."""
+class _Rfc3339:
+    """In a schema: what is read. No `format`, with which the API server takes a list for a text (seen in 1.36)."""
 
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(core_schema), "pattern": f"^{_INSTANT.pattern}$"}
+        return {"type": "string", "maxLength": 35, "pattern": f"^{_INSTANT.pattern}$"}
 
 
-Instant = Annotated[datetime, BeforeValidator(_instant), _AsDateTime(), Allowed("a time as in 2026-01-31T12:00:00Z")]
+_TIME = "a time as in 2026-01-31T12:00:00Z"
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_instant),
+    _Rfc3339(),
+    # The 30th of February is no timestamp.
+    Cel("timestamp(self).getFullYear() >= 1999", _TIME),
+    Allowed(_TIME),
+]
 
 
 class Metadata(Model):

@@ -145,6 +145,7 @@ BAD: list[tuple[Document, str]] = [
     (mirror(expireTime="2026-01-31T12:00:60Z"), "spec.expireTime"),
     (mirror(expireTime="9026-01-31T12:00:00Z"), "spec.expireTime"),
     (mirror(expireTime="tomorrow"), "spec.expireTime"),
+    (mirror(expireTime=[]), "spec.expireTime"),
     # I8
     (mirror(snapLength=13), "spec.snapLength"),
     (mirror(snapLength=1), "spec.snapLength"),
@@ -382,6 +383,15 @@ VALUES: st.SearchStrategy[Any] = st.one_of(
 )
 
 
+def like(value: Any) -> st.SearchStrategy[Any]:
+    """Values of the same type, many of them good."""
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int):
+        return st.sampled_from([number for number in NUMBERS if isinstance(number, int)])
+    return st.sampled_from(TEXTS) if isinstance(value, str) else st.just(value)
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of everything in a value but the value itself."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -402,8 +412,10 @@ def documents(draw: st.DrawFn) -> Document:
         around = document["spec"]
         for step in path:
             around = around[step]
-        change = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
-        if change == "replace":
+        change = draw(st.sampled_from(["like", "like", "replace", "remove", "add"]))
+        if change == "like":
+            around[last] = copy.deepcopy(draw(like(around[last])))
+        elif change == "replace":
             around[last] = copy.deepcopy(draw(VALUES))
         elif change == "remove":
             del around[last]

@@ -25,7 +25,7 @@ ALWAYS = {"type", "description", "default", "x-kubernetes-validations"}
 ALLOWED = {
     "object": ALWAYS | {"properties", "required", "additionalProperties", "maxProperties", "x-kubernetes-map-type"},
     "array": ALWAYS | {"items", "minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"},
-    "string": ALWAYS | {"enum", "pattern", "format", "minLength", "maxLength", "nullable"},
+    "string": ALWAYS | {"enum", "pattern", "minLength", "maxLength", "nullable"},
     "integer": ALWAYS | {"minimum", "maximum", "format"},
     "boolean": ALWAYS,
 }
@@ -63,7 +63,7 @@ def test_bounded(path: str, node: Schema) -> None:
     if node["type"] == "array":
         assert "maxItems" in node
     if node["type"] == "string" and path not in TYPE_META:
-        assert {"maxLength", "enum", "format"} & set(node)
+        assert {"maxLength", "enum"} & set(node)
     if "additionalProperties" in node:
         assert "maxProperties" in node
 
