@@ -51,10 +51,15 @@ test-unit: build ## the tests that need neither root nor a kernel
 test-kernel: root build ## a reduced suite on another kernel, in QEMU: KERNEL=5.10, 6.1 or 6.12 (docs/kernels.md)
 	@tests/kernels/run $(KERNEL) $(TESTS)
 
+.PHONY: cluster
+cluster: root build cluster-build ## a shell in a running cluster of two nodes with sniffer installed (root)
+	@$(ISOLATED) $(BIN)/python -m tests.cluster.shell
+
 .PHONY: cluster-build
 cluster-build: root
 	@scripts/packages packages.apt cluster
-	@tests/cluster/build >build/kubernetes
+	@tests/cluster/build >/dev/null
+	@tests/cluster/image >/dev/null
 
 .PHONY: bench
 bench: root build ## what a copy costs, as a table of ratios (root)

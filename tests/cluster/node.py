@@ -7,6 +7,7 @@ everything that it writes below `/var`. `/run`, `/sys/fs/bpf` and the network na
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,8 +27,9 @@ KERNEL_SYSCTLS = (
     "kernel/keys/root_maxbytes",
 )
 
-# $1: a directory for the new /run, $2: the node's home. A fresh sysfs shows the devices of this network namespace; the
-# control groups that were mounted on the former one are carried over, as is the directory that tests share (TMPDIR).
+# $1: a directory for the new /run, $2: the node's home, $3: KERNEL_SYSCTLS, $4: its name. A fresh sysfs shows the
+# devices of this network namespace; the control groups that were mounted on the former one are carried over, as is the
+# directory that tests share (TMPDIR).
 _BOOT = """set -eu
 mount -t tmpfs -o mode=755 tmpfs "$1"
 mkdir -p "$1"/netns "$1"/lock "$1"/containerd "$1"/cgroup "$1"/tmp "$1"/sysctl
@@ -48,6 +50,7 @@ for name in $3; do
 	mount --bind "$file" "/proc/sys/$name"
 done
 mount --make-rshared /
+hostname "$4"
 mkdir -p /run/booted
 exec sleep infinity
 """
@@ -68,6 +71,8 @@ class Node(Host):
         self.images: list[Path] = []
         """Archives that are imported at each boot, where the disk does not have them yet."""
         self._groups, self._ca = groups, ca
+        self.joined = 0.0
+        """When its kubelet was last started by `join`, in seconds since the epoch."""
         self._boot: subprocess.Popen[str] | None = None
         home.mkdir(parents=True)
         configs.write_node(home, self.name, self.pod_network, ca, groups.add(self.name))
@@ -87,8 +92,8 @@ class Node(Host):
         self.plug()
         new_run = Path("/run", f"{self.name}.run")
         new_run.mkdir(exist_ok=True)
-        line = ("unshare", "--mount", "--propagation", "private", "/bin/bash", "-c", _BOOT)
-        words = ("boot", new_run, self.home, " ".join(KERNEL_SYSCTLS))
+        line = ("unshare", "--mount", "--uts", "--propagation", "private", "/bin/bash", "-c", _BOOT)
+        words = ("boot", new_run, self.home, " ".join(KERNEL_SYSCTLS), self.name)
         self._boot = Host.popen(self, *line, *words, stderr=subprocess.PIPE)
         wait_until(self._booted, timeout=20, what=f"mounts of {self.name}")
         for name, value in (("net.ipv4.ip_forward", 1), ("net.bridge.bridge-nf-call-iptables", 1)):
@@ -100,6 +105,7 @@ class Node(Host):
         self.containerd.until(lambda: self._ctr("version"), what=f"containerd of {self.name}")
         for archive in self.images:
             self.load(archive)
+        self.joined = time.time()
         self.kube_proxy.start()
         self.kubelet.start()
 
@@ -142,7 +148,7 @@ class Node(Host):
         """
         table = "inet test_partition"
         rule = f"ip daddr {GATEWAY} tcp dport 6443 counter drop"
-        text = f"table {table} {{ chain out {{ type filter hook postrouting priority 300; {rule}; }} }}"
+        text = f"table {table} {{\n chain out {{\n type filter hook postrouting priority 300\n {rule}\n }}\n}}\n"
         self.run("nft", "-f", "-", stdin=text)
         try:
             yield
@@ -175,13 +181,18 @@ class Node(Host):
         log = self.home / f"{name}.log"
         environment = configs.environment(HOME=str(self.home))
         # Which namespaces, is known when the node has booted, so the line asks at each start.
-        line = ("/bin/bash", "-c", f'exec nsenter --target="$(<{self.home}/boot.pid)" --mount --net -- "$@"', name)
+        line = (
+            "/bin/bash",
+            "-c",
+            f'exec nsenter --target="$(<{self.home}/boot.pid)" --mount --uts --net -- "$@"',
+            name,
+        )
         procs = self._groups.procs(self.name)
         return Daemon(f"{name} of {self.name}", [*line, *words], log, procs, environment)
 
     def _enter(self, network: bool = True) -> Sequence[object]:
         assert self._boot is not None, f"{self.name} is off"
-        return ("nsenter", f"--target={self._boot.pid}", "--mount", *(["--net"] if network else []), "--")
+        return ("nsenter", f"--target={self._boot.pid}", "--mount", "--uts", *(["--net"] if network else []), "--")
 
     def _booted(self) -> bool:
         boot = self._boot
