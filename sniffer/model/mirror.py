@@ -13,6 +13,7 @@ from sniffer.model.target import DurationSeconds, once
 
 FILTER_LENGTH = 4096
 RULES_LENGTH = 64
+TARGETS_LENGTH = 4
 
 
 class Direction(StrEnum):
@@ -159,10 +160,10 @@ class MirrorSpec(Model):
     """Bytes of each frame to copy, tags included; 0 is the whole frame."""
     target_refs: Annotated[
         tuple[TargetRef, ...],
-        Field(strict=False, min_length=1, max_length=4),
+        Field(strict=False, min_length=1, max_length=TARGETS_LENGTH),
         AfterValidator(_different_targets),
         ByKey("name"),
-        Allowed("a list of 1..4 targets, as in [{name: zeek}]"),
+        Allowed(f"a list of 1..{TARGETS_LENGTH} targets, as in [{{name: zeek}}]"),
     ]
     """Where copies go: to each of these MirrorTargets."""
     suspend: Annotated[bool, Allowed("true, false")] = False

@@ -1,0 +1,286 @@
+"""The chart, by both Helms, against an API server of its own without nodes: nothing runs, everything is admitted."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sniffer.kernel.namespace import private_network
+from sniffer.model.mirror import TARGETS_LENGTH
+from tests.cluster.api import Api, Document
+from tests.cluster.chart import CHART, rendered
+from tests.cluster.control import PORT, ControlPlane
+from tests.cluster.host import GATEWAY, make_bridge
+from tests.topology import wait_until
+
+HELMS = ("helm3", "helm4")
+DEFINITIONS = {"clustertrafficmirrors", "mirrortargets", "sniffernodes", "trafficmirrors"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """An API server and the Helms."""
+
+    control: ControlPlane
+    api: Api
+    kubeconfig: Path
+
+    def helm(self, helm: str, *words: object, check: bool = True) -> str:
+        """Runs it to its end; standard output, with `check=False` standard error too."""
+        home = str(self.control.home / helm)
+        names = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
+        environment = {**os.environ, **dict.fromkeys(names, home), "KUBECONFIG": str(self.kubeconfig)}
+        line = [str(self.control.binaries / helm), *map(str, words)]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0 or not check, f"{' '.join(line)}\n{done.stdout}{done.stderr}"
+        return done.stdout if check else done.stdout + done.stderr
+
+    def namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
+        """Makes it."""
+        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels or {}}})
+
+    def create(self, document: Document, **query: str) -> Document:
+        """What the API server makes of it; unknown fields are refused."""
+        metadata = document["metadata"]
+        path = self.api.path(_kind(document), namespace=metadata.get("namespace"), fieldValidation="Strict", **query)
+        return self.api.ask("POST", path, document)
+
+
+def _kind(document: Document) -> str:
+    group = document["apiVersion"].rpartition("/")[0]
+    return f"{document['kind']}.{group}" if group else document["kind"]
+
+
+@pytest.fixture(scope="module")
+def server(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """etcd, an API server and the controllers, in a network of their own: another cluster may be running."""
+    home = tmp_path_factory.mktemp("control")
+    with private_network():
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        make_bridge()
+        control = ControlPlane(home, binaries)
+        kubeconfig = control.kubeconfig("admin", "admin", ["system:masters"])
+        try:
+            control.start_etcd()
+            control.start_api()
+            control.wait_api()
+            control.start_rest()
+            yield Server(control, Api(GATEWAY, PORT, control.authority.certificate, control.admin), kubeconfig)
+        finally:
+            control.stop()
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_lint(binaries: Path, helm: str) -> None:
+    words = [binaries / helm, "lint", "--strict", CHART, "--kube-version", "1.36.0"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_helms_make_the_same(binaries: Path) -> None:
+    options = ["--set", "serviceCIDRs={10.96.0.0/16,fd00::/108}", "--set", "agent.metrics=127.0.0.1:9750"]
+    [first, second] = [rendered(binaries / helm, *options) for helm in HELMS]
+    assert sorted(map(repr, first)) == sorted(map(repr, second))
+
+
+def test_values_reach_the_pods(binaries: Path) -> None:
+    digest = f"sha256:{'0' * 64}"
+    options = {
+        "image.repository": "example.org/sniffer",
+        "image.digest": digest,
+        "image.tag": "unused",
+        "serviceCIDRs": "{10.96.0.0/16,10.1.0.0/16}",
+        "allowedTargetCIDRs": "{10.96.7.7/32}",
+        "lease": "5",
+        "apiGrace": "7",
+        "netnsPath": "/var/run/docker/netns",
+        "controller.replicas": "1",
+        "imagePullSecrets[0].name": "registry",
+    }
+    words = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+    made = {(one["kind"], one["metadata"]["name"]): one for one in rendered(binaries / "helm4", *words)}
+    agent = made["DaemonSet", "sniffer-agent"]["spec"]["template"]["spec"]
+    controller = made["Deployment", "sniffer-controller"]["spec"]
+    assert ("PodDisruptionBudget", "sniffer-controller") not in made
+    assert controller["replicas"] == 1
+    cidrs = ["--service-cidrs=10.96.0.0/16,10.1.0.0/16", "--allowed-target-cidrs=10.96.7.7/32"]
+    assert agent["containers"][0]["args"] == ["agent", "--lease=5", "--api-grace=7", *cidrs]
+    assert controller["template"]["spec"]["containers"][0]["args"][-2:] == cidrs
+    for pod in (agent, controller["template"]["spec"]):
+        assert pod["containers"][0]["image"] == f"example.org/sniffer@{digest}"
+        assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert {volume["hostPath"]["path"] for volume in agent["volumes"]} == {"/sys/fs/bpf", "/var/run/docker/netns"}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("agent.tolerance=1", "tolerance"),
+        ("imagee.tag=1", "imagee"),
+        ("lease=0", "/lease"),
+        ("serviceCIDRs={10.96.0.0/33}", "/serviceCIDRs/0"),
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("image.digest=sha256:12", "/image/digest"),
+        ("netnsPath=run/netns", "/netnsPath"),
+        ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
+    ],
+)
+def test_bad_values(binaries: Path, helm: str, value: str, words: str) -> None:
+    line = [str(binaries / helm), "template", str(CHART), "--kube-version", "1.36.0", "--set", value]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_old_kubernetes_is_refused(binaries: Path, helm: str) -> None:
+    line = [str(binaries / helm), "template", str(CHART), "--kube-version", "1.31.9"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode
+    assert "chart requires kubeVersion: >=1.32.0-0 which is incompatible with Kubernetes v1.31.9" in done.stderr
+
+
+def test_a_check_for_each_target_there_may_be(binaries: Path) -> None:
+    """Without one, a mirror's last target would be anybody's."""
+    [policy] = [one for one in rendered(binaries / "helm4") if one["metadata"]["name"] == "sniffer-use-target"][:1]
+    assert policy["kind"] == "ValidatingAdmissionPolicy"
+    found = [check["expression"] for check in policy["spec"]["validations"]]
+    assert len(found) == TARGETS_LENGTH
+    assert all(f"targets[{at}]" in expression for at, expression in enumerate(found))
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("level", ["restricted", "baseline"])
+def test_a_namespace_that_refuses_the_agent(server: Server, helm: str, level: str) -> None:
+    """G30: said at once, with the fix; not by pods that never come."""
+    name = f"{level}-{helm}"
+    server.namespace(name, {"pod-security.kubernetes.io/enforce": level})
+    words = server.helm(helm, "install", "sniffer", CHART, "--namespace", name, check=False)
+    assert f'enforces the pod security standard "{level}"' in words
+    assert f"kubectl label --overwrite namespace {name} pod-security.kubernetes.io/enforce=privileged" in words
+    assert (
+        server.api.ask(
+            "GET", server.api.path("ServiceAccount", namespace=name, fieldSelector="metadata.name=sniffer-agent")
+        )["items"]
+        == []
+    )
+
+
+def test_pods_ask_for_no_more_than_they_need(server: Server, binaries: Path) -> None:
+    """G30: the controller may run where nothing is allowed; the agent may not, and has three capabilities."""
+    server.namespace("nothing-allowed", {"pod-security.kubernetes.io/enforce": "restricted"})
+    server.namespace("all-allowed", {"pod-security.kubernetes.io/enforce": "privileged"})
+    for one in rendered(binaries / "helm4"):
+        if one["kind"] not in {"DaemonSet", "Deployment"}:
+            continue
+        spec = one["spec"]["template"]["spec"]
+        for place in ("nothing-allowed", "all-allowed"):
+            account = {"apiVersion": "v1", "kind": "ServiceAccount"}
+            server.create(account | {"metadata": {"name": spec["serviceAccountName"], "namespace": place}})
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": place}, "spec": spec}
+            # Priorities are for one namespace's quota in some clusters, not a question of security.
+            if one["kind"] == "DaemonSet" and place == "nothing-allowed":
+                with pytest.raises(AssertionError, match="violates PodSecurity") as refused:
+                    server.create(pod, dryRun="All")
+                assert "privileged" not in str(refused.value).split("violates PodSecurity")[1].split("host")[0]
+            else:
+                server.create(pod, dryRun="All")
+    agent = next(one for one in rendered(binaries / "helm4") if one["kind"] == "DaemonSet")
+    [container] = agent["spec"]["template"]["spec"]["containers"]
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]},
+    }
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
+    """Installed, upgraded with newer definitions, rolled back, uninstalled: the mirrors stay, and are taken up."""
+    name = f"life-{helm}"
+    server.namespace(name)
+    where = ("--namespace", name)
+    try:
+        said = server.helm(helm, "install", "sniffer", CHART, *where)
+        assert "kubectl wait --for=condition=Ready" in said
+        wait_until(lambda: served(server) >= DEFINITIONS, 20, what="definitions served")
+        notes = said.split("<<EOF\n")[1].split("\nEOF")[0].replace("ADDRESS-OF-YOUR-ANALYZER", "10.0.9.5")
+        for one in yaml.safe_load_all(notes):
+            server.create(one)
+        assert statuses(server)
+
+        newer = newer_chart(tmp_path)
+        server.helm(helm, "upgrade", "sniffer", newer, *where, "--set", "controller.replicas=3")
+        assert "added" in fields(server)
+        assert server.api.ask("GET", server.api.path("Deployment", "sniffer-controller", name))["spec"]["replicas"] == 3
+        server.helm(helm, "rollback", "sniffer", "1", *where)
+        assert "added" not in fields(server)
+
+        server.helm(helm, "uninstall", "sniffer", *where)
+        assert server.api.ask("GET", server.api.path("TrafficMirror", "web", "default"))["spec"]["filter"]
+        status, _ = server.api.request("GET", server.api.path("ClusterRole", "sniffer-agent"))
+        assert status == 404
+        server.helm(helm, "install", "sniffer", CHART, *where)
+        assert server.api.ask("GET", server.api.path("TrafficMirror", "web", "default"))["spec"]["filter"]
+        # Under another name and elsewhere one has to say that the definitions change hands.
+        server.helm(helm, "uninstall", "sniffer", *where)
+        server.namespace(f"{name}-2")
+        elsewhere = ("--namespace", f"{name}-2")
+        assert "invalid ownership metadata" in server.helm(helm, "install", "other", CHART, *elsewhere, check=False)
+        server.helm(helm, "install", "other", CHART, *elsewhere, "--take-ownership")
+        server.helm(helm, "uninstall", "other", *elsewhere)
+    finally:
+        for release, place in (("sniffer", name), ("other", f"{name}-2")):
+            server.helm(helm, "uninstall", release, "--namespace", place, check=False)
+        for definition in DEFINITIONS:
+            path = server.api.path("CustomResourceDefinition", f"{definition}.sniffer.dev")
+            server.api.request("DELETE", path)
+            wait_until(lambda path=path: server.api.request("GET", path)[0] == 404, 30, what=f"{definition} gone")
+
+
+def served(server: Server) -> set[str]:
+    """Resources of ours that the API server serves."""
+    status, answer = server.api.request("GET", "/apis/sniffer.dev/v1alpha1")
+    return {one["name"] for one in answer["resources"]} if status == 200 else set()
+
+
+def statuses(server: Server) -> Sequence[Any]:
+    """Of the policies: type checking of expressions has found nothing."""
+    path = server.api.path("ValidatingAdmissionPolicy.admissionregistration.k8s.io")
+
+    def checked() -> list[Any]:
+        items = [one for one in server.api.ask("GET", path)["items"] if one["metadata"]["name"].startswith("sniffer-")]
+        return [one["status"].get("typeChecking") for one in items if one.get("status")]
+
+    found = wait_until(lambda: checked() if len(checked()) == 2 else None, 20, what="type checking")
+    assert not any(one and one.get("expressionWarnings") for one in found), json.dumps(found, indent=1)
+    return found
+
+
+def fields(server: Server) -> set[str]:
+    """Of a MirrorTarget's spec, in the definition as it is now."""
+    one = server.api.ask("GET", server.api.path("CustomResourceDefinition", "mirrortargets.sniffer.dev"))
+    schema = one["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return set(schema["properties"]["spec"]["properties"])
+
+
+def newer_chart(directory: Path) -> Path:
+    """A copy in which a MirrorTarget has one field more."""
+    copy = directory / "sniffer"
+    subprocess.run(["cp", "-r", CHART, copy], check=True)
+    path = copy / "templates/crd-mirrortargets.yaml"
+    definition = yaml.safe_load(path.read_text())
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"]["properties"]["added"] = {"type": "boolean"}
+    path.write_text(yaml.safe_dump(definition))
+    return copy
