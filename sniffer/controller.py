@@ -16,7 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -157,7 +157,7 @@ class Controller(Collector):
         found = (urlsplit(self._client.host).hostname or "", os.environ.get(SERVICE_HOST, ""))
         addresses = ipv4([{"addresses": found}]) | (self._feed.services.ready(API_SERVER) or frozenset())
         networks = tuple(IPv4Network(address) for address in sorted(addresses))
-        return replace(self._policy, refused={**self._policy.refused, "the API server": networks})
+        return Policy({**self._policy.refused, "the API server": networks}, self._policy.allowed)
 
     def _mark(self) -> None:
         now_s = time.monotonic()

@@ -55,8 +55,11 @@ class _Rule:
 
 
 def _matcher(selector: LabelSelector | None) -> Matcher:
+    """As LabelSelector.matches, several times faster: it is asked of all pods for all mirrors."""
     wanted, requirements = (selector.match_labels.items(), selector.match_expressions) if selector else ({}.items(), ())
-    return lambda labels: labels.items() >= wanted and all(r.matches(labels) for r in requirements)
+    if requirements:
+        return lambda labels: labels.items() >= wanted and all(r.matches(labels) for r in requirements)
+    return lambda labels: labels.items() >= wanted
 
 
 class Membership:

@@ -210,7 +210,7 @@ class Rollup:
             self._touch_target(name)
 
     def _set_policy(self) -> None:
-        policy = replace(self._policy, refused={**self._policy.refused, "a node": self._own})
+        policy = Policy({**self._policy.refused, "a node": self._own}, self._policy.allowed)
         self._cluster = replace(self._cluster, policy=policy)
 
     def _resolved(self, target: MirrorTarget, status: Object) -> MirrorTarget:

@@ -1,6 +1,6 @@
 """5,000 nodes, 1,000 mirrors, 20,000 pods: what a change costs, and how much is written.
 
-Times are bounded generously, for machines that have other things to do; what the bounds would catch is a change that
+Times are of the processor, and bounded generously; what the bounds would catch is a change that
 costs all mirrors times all pods, or all mirrors times all nodes.
 """
 
@@ -21,6 +21,9 @@ from tests.rollup import NOW, World, cluster_mirror, identity_of, mirror, pod, t
 NODES, NAMESPACES, MIRRORS_OF_NODES, PODS_OF_APP = 5_000, 99, 10, 20
 APPS = 10
 """With a mirror each, in every namespace: 990 mirrors of 20 pods, and 10 of all pods."""
+
+
+LIMIT_MS = 100
 
 
 class Fleet:
@@ -71,30 +74,30 @@ def test_a_full_pass_and_single_changes(fleet: Fleet) -> None:
     rollup = fleet.world.rollup
     for node in fleet.on:
         fleet.report(node)
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     for identity in fleet.mirrors:
         assert rollup.outcome(identity, {}, NOW)
-    assert time.perf_counter() - began_s < 8, "a full pass"
+    assert time.process_time() - began_s < 8, "a full pass"
 
     def cost_ms(change: Any, touches: int) -> float:
         rollup.dirty.clear()
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         change()
-        spent_ms = (time.perf_counter() - began_s) * 1000
+        spent_ms = (time.process_time() - began_s) * 1000
         assert len(rollup.dirty) == touches, rollup.dirty
         return spent_ms
 
     labels = {"app": "a1"}
-    assert cost_ms(lambda: fleet.world.put(pod("new", "n7", "s7", labels)), 1) < 50
-    assert cost_ms(lambda: fleet.world.put(pod("new", "n7", "s7", {})), 1) < 50
-    assert cost_ms(lambda: rollup.pod(("s7", "new"), None), 0) < 50
+    assert cost_ms(lambda: fleet.world.put(pod("new", "n7", "s7", labels)), 1) < LIMIT_MS
+    assert cost_ms(lambda: fleet.world.put(pod("new", "n7", "s7", {})), 1) < LIMIT_MS
+    assert cost_ms(lambda: rollup.pod(("s7", "new"), None), 0) < LIMIT_MS
     fleet.world.agent("n7", alive=False)
     concerned = len(fleet.on["n7"])
-    assert cost_ms(lambda: rollup.tick(NOW + timedelta(seconds=11)), concerned) < 50
-    assert cost_ms(lambda: fleet.world.agent("n7"), concerned) < 50
-    assert cost_ms(lambda: fleet.world.report("n7"), concerned) < 50
-    assert cost_ms(lambda: rollup.node("n9", {"pool": "core"}), MIRRORS_OF_NODES) < 50
-    assert cost_ms(lambda: rollup.namespace("s7", {"team": "a"}), APPS) < 50
+    assert cost_ms(lambda: rollup.tick(NOW + timedelta(seconds=11)), concerned) < LIMIT_MS
+    assert cost_ms(lambda: fleet.world.agent("n7"), concerned) < LIMIT_MS
+    assert cost_ms(lambda: fleet.world.report("n7"), concerned) < LIMIT_MS
+    assert cost_ms(lambda: rollup.node("n9", {"pool": "core"}), MIRRORS_OF_NODES) < LIMIT_MS
+    assert cost_ms(lambda: rollup.namespace("s7", {"team": "a"}), APPS) < LIMIT_MS
 
 
 def test_writes_grow_as_nodes_and_mirrors_not_as_their_product(fleet: Fleet) -> None:
@@ -104,7 +107,8 @@ def test_writes_grow_as_nodes_and_mirrors_not_as_their_product(fleet: Fleet) -> 
         world.agent(node)
         fleet.report(node)
     spread_s = jitter_s(NODES)
-    due = sorted((random.Random(2).uniform(0, spread_s), node) for node in fleet.on)
+    chosen = random.Random(2)
+    due = sorted((chosen.uniform(0, spread_s), node) for node in fleet.on)
     stored: dict[Identity, dict[str, Any]] = {}
     for identity in fleet.mirrors:
         outcome = rollup.outcome(identity, {}, NOW)
