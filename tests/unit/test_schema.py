@@ -220,3 +220,15 @@ def test_times(text: str, good: bool) -> None:
     """I10: RFC 3339 with a zone, and nothing else that Python would read."""
     source = read(f"{TRAFFIC}  expireTime: {text}\n", "f.yaml")
     assert [problem.field for problem in source.problems] == ([] if good else ["spec.expireTime"])
+
+
+def test_the_examples_of_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/api.md").read_text()
+    example = text.split("```yaml\n")[1].split("```")[0]
+    source = read(example, "docs/api.md")
+    assert check([source]) == []
+    assert {resource.identity.kind for resource in source.resources} == {
+        "MirrorTarget",
+        "TrafficMirror",
+        "ClusterTrafficMirror",
+    }
