@@ -29,13 +29,14 @@ class Authority:
         self.certificate = directory / "ca.crt"
         self._key = directory / "ca.key"
         files = ("-keyout", self._key, "-out", self.certificate)
-        run("openssl", "req", "-x509", *_EC, *files, "-subj", "/CN=sniffer test CA", "-days", _DAYS)
+        usage = ("-addext", "keyUsage=critical,digitalSignature,keyCertSign,cRLSign")
+        run("openssl", "req", "-x509", *_EC, *files, "-subj", "/CN=sniffer test CA", "-days", _DAYS, *usage)
         self._made: dict[tuple[str, tuple[str, ...]], Credentials] = {}
 
     def server(self, name: str, alternatives: Sequence[str]) -> Credentials:
         """A server's certificate; `alternatives` as openssl writes them: `IP:10.0.0.1`, `DNS:kubernetes`."""
         names = ",".join(alternatives)
-        return self._issue(name, f"/CN={name}", "serverAuth", "-addext", f"subjectAltName={names}")
+        return self._issue(name, f"/CN={name}", "serverAuth", f"subjectAltName={names}")
 
     def client(self, user: str, groups: Sequence[str] = ()) -> Credentials:
         """A client's certificate: the API server takes it for this user of these groups. Made once for each."""
@@ -51,12 +52,17 @@ class Authority:
         run("openssl", "genrsa", "-out", path, 2048)
         return path
 
-    def _issue(self, name: str, subject: str, usage: str, *words: str) -> Credentials:
+    def _issue(self, name: str, subject: str, usage: str, *more: str) -> Credentials:
         made = Credentials(self.directory / f"{name}.key", self.directory / f"{name}.crt")
         issuer = ("-CA", self.certificate, "-CAkey", self._key, "-days", _DAYS)
         files = ("-keyout", made.key, "-out", made.certificate)
-        extensions = ("-addext", f"extendedKeyUsage={usage}", "-addext", "basicConstraints=critical,CA:FALSE", *words)
-        run("openssl", "req", "-x509", *_EC, *issuer, *files, "-subj", subject, *extensions)
+        extensions = (
+            "keyUsage=critical,digitalSignature",
+            f"extendedKeyUsage={usage}",
+            "basicConstraints=critical,CA:FALSE",
+        )
+        options = [word for extension in (*extensions, *more) for word in ("-addext", extension)]
+        run("openssl", "req", "-x509", *_EC, *issuer, *files, "-subj", subject, *options)
         return made
 
 
