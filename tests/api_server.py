@@ -37,6 +37,7 @@ class Request:
 @dataclass(frozen=True)
 class Answer:
     status: int = 200
+    """0: the connection ends without a word."""
     body: Any = None
     """A JSON value, bytes, or None."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -241,6 +242,9 @@ class ApiServer:
             do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
             def _send(self, answer: Answer) -> None:
+                if not answer.status:
+                    self.close_connection = True
+                    return
                 self.send_response(answer.status)
                 for key, value in answer.headers.items():
                     self.send_header(key, value)

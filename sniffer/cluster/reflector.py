@@ -35,7 +35,8 @@ SILENCE_S = 90
 """Bookmarks come every 60 s: a watch without event for so long is dead."""
 STEADY_S = 5.0
 """A watch that lasted so long was a success."""
-PROBE_S = 2.0
+PROBE_S = 1.0
+"""How often a server that fails is asked whether it is ready."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Reflector:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._backoff = Backoff()
+        self._away = False
+        """The server did not answer at all, and has not done all that was asked since."""
         self._thread = threading.Thread(target=self._run, name=f"watch {watched.path}", daemon=True)
         self.synced = False
         """Whether a first complete list has been read."""
@@ -118,23 +121,27 @@ class Reflector:
             self._say(words)
         wait_s = self._backoff.wait_s(fault, retry_after_s)
         if fault is Fault.SILENT:
+            self._away = True
             wait_s = max(wait_s - spent_s, 0.1)  # what it waited for the answer counts
         log.debug("%s: %s, again in %.1f s: %s", self._watched.path, fault.name, wait_s, words)
-        now_s = time.monotonic()
-        self._wait_or_ready(now_s + wait_s, now_s + (retry_after_s or 0))
+        ends_s = time.monotonic() + wait_s
+        if fault is Fault.FAILED:
+            ends_s = self._soonest(ends_s, time.monotonic() + (retry_after_s or 0))
+        self._stopped.wait(max(ends_s - time.monotonic(), 0))
 
-    def _wait_or_ready(self, ends_s: float, least_s: float) -> None:
-        """Until a monotonic time; sooner when a server that was not ready is so again, but not before `least_s`."""
-        ready = True
-        while (left_s := ends_s - time.monotonic()) > PROBE_S:
+    def _soonest(self, ends_s: float, least_s: float) -> float:
+        """Until when to wait, in monotonic time, after waiting some of it already: a server that was not ready, or not
+        there, and is ready now has failed because of that. Never before `least_s`.
+        """
+        ready = not self._away
+        while not self._stopped.is_set() and (left_s := ends_s - time.monotonic()) > PROBE_S:
             was_ready, ready = ready, self._client.ready()
             if ready and not was_ready:
+                self._away = False
                 self._backoff.reset()
-                ends_s = max(time.monotonic() + random.uniform(0.1, 1), least_s)
-                break
-            if self._stopped.wait(min(PROBE_S, left_s)):
-                return
-        self._stopped.wait(max(ends_s - time.monotonic(), 0))
+                return max(time.monotonic() + random.uniform(0.1, 1), least_s)
+            self._stopped.wait(min(PROBE_S, left_s))
+        return ends_s
 
     def _follow(self) -> Fault:
         """Lists where it has to, then watches until the watch ends."""
@@ -239,7 +246,7 @@ class Reflector:
         return self._client.get(path, parameters, metadata_only)
 
     def _contact(self, changed: bool) -> None:
-        self.contact_s = time.monotonic()
+        self.contact_s, self._away = time.monotonic(), False
         if self.fault:
             log.info("%s: followed again", self._watched.path)
         if changed or self.fault:

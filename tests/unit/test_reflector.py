@@ -349,7 +349,21 @@ def test_a_server_that_is_ready_and_fails_is_left_alone(server: ApiServer) -> No
         asked = followed.requests
         time.sleep(3)
         assert followed.requests == asked
-        assert len(server.asked("/readyz")) <= 3
+        assert len(server.asked("/readyz")) <= 4
+
+
+@pytest.mark.usefixtures("patience")
+def test_errors_of_a_server_that_starts_are_soon_forgotten(server: ApiServer) -> None:
+    """It did not answer, then refused, and was ready before we asked whether it is."""
+    with following(server) as followed:
+        server.intercept = lambda _: Answer(0)
+        server.drop_watches()
+        eventually(lambda: followed.fault)
+        server.intercept = everything_but_readyz(failure(403, "Forbidden", "no pods: RBAC: [no role yet]"))
+        eventually(lambda: followed.fault == "403 Forbidden: no pods")
+        server.put(PODS, "two", "shop")
+        server.intercept = lambda request: None
+        assert eventually(lambda: "two" in followed.names, 5) < 2.5
 
 
 def test_a_token_that_was_replaced(server: ApiServer) -> None:
