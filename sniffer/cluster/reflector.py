@@ -76,15 +76,15 @@ class Reflector:
         """Begins to list and watch."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread, within a second unless it waits for an answer; the view stays readable."""
+    def stop(self, wait_s: float = 1.0) -> None:
+        """Ends the thread, and waits for it so long: it may wait for an answer itself. The view stays readable."""
         self._stopped.set()
         with self._lock:
             stream = self._stream
         if stream:
             stream.close()
         if self._thread.is_alive():
-            self._thread.join(timeout=1)
+            self._thread.join(wait_s)
 
     def objects(self) -> Mapping[Key, Object]:
         """The view: a snapshot that does not change; the same one until something does."""

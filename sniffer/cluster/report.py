@@ -61,11 +61,10 @@ class Reporter:
             self._changed.notify()
 
     def close(self) -> None:
-        """Ends the thread; what is not written yet stays unwritten."""
+        """Ends the thread, and does not wait for it; what is not written yet stays unwritten."""
         self._stopped.set()
         with self._changed:
             self._changed.notify()
-        self._thread.join(timeout=1)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -122,10 +122,10 @@ class ClusterSource:
         self._reporter.report(status)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and waits for none: one that waits for an answer ends after that, or with the process."""
         self._reporter.close()
         for reflector in self._reflectors.values():
-            reflector.stop()
+            reflector.stop(wait_s=0)
 
     def _follow(self, what: "_What | WrittenKind", watched: Watched, contact_s: float = float("-inf")) -> None:
         reflector = self._reflectors[what] = Reflector(self._client, watched, self._heard)
@@ -164,7 +164,7 @@ class ClusterSource:
             # The grace is for this one too: what has run so far goes on meanwhile.
             self._follow(_What.NODES, Watched(_NODES, {}, False, views.of_node), self.contact_s)
         elif not needed and _What.NODES in self._reflectors:
-            self._reflectors.pop(_What.NODES).stop()
+            self._reflectors.pop(_What.NODES).stop(wait_s=0)
         return not needed or self._reflectors[_What.NODES].synced
 
     def _objects(self, what: _What) -> Iterable[Object]:

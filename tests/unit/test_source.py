@@ -10,7 +10,7 @@ import pytest
 from sniffer.cluster.source import ClusterSource
 from sniffer.model.identity import Identity
 from sniffer.plan.cluster import Policy
-from tests.api_server import ApiServer, failure
+from tests.api_server import ApiServer, Request, failure
 from tests.unit.test_reflector import eventually
 
 GROUP = "/apis/sniffer.dev/v1alpha1"
@@ -270,3 +270,17 @@ def test_it_is_fresh_for_as_long_as_the_grace(server: ApiServer, source: Cluster
     assert [found.name for found in source.sources().cluster.pods] == ["web"]  # type: ignore[union-attr]
     server.intercept = lambda request: None
     eventually(lambda: not source.faults(), 5)
+
+
+def test_it_ends_at_once_though_nobody_answers(server: ApiServer) -> None:
+    def silence(_: Request) -> None:
+        server.stopped.wait(5)
+
+    server.intercept = silence
+    source = ClusterSource(server.client(), "n1", Policy(), lambda: None)
+    source.report({"state": "Running"})
+    eventually(lambda: len(server.requests) >= 8)
+    began_s = time.monotonic()
+    source.close()
+    assert time.monotonic() - began_s < 0.5
+    assert not source.sources().complete
