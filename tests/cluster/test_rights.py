@@ -133,6 +133,10 @@ on-node1    watch       trafficmirrors                    -      yes
 on-node1    list        mirrortargets                     -      yes
 on-node1    get         customresourcedefinitions/trafficmirrors.sniffer.dev - yes
 on-node1    get         customresourcedefinitions/others.example.org - rbac
+on-node1    find        customresourcedefinitions/trafficmirrors.sniffer.dev - yes
+on-node1    list        customresourcedefinitions         -      rbac
+on-node1    watch       endpointslices                    default yes
+on-node1    list        endpointslices                    shop   rbac
 on-node1    create      sniffernodes/node1                -      yes
 on-node1    apply       sniffernodes/node1                -      yes
 on-node1    status      sniffernodes/node1                -      yes
@@ -161,6 +165,7 @@ controller  status      trafficmirrors/web                shop   yes
 controller  status      clustertrafficmirrors/all         -      yes
 controller  status      mirrortargets/zeek                -      yes
 controller  list        sniffernodes                      -      yes
+controller  find        customresourcedefinitions/trafficmirrors.sniffer.dev - yes
 controller  list        endpointslices                    -      yes
 controller  list        pods                              -      yes
 controller  create      events/some                       shop   yes
@@ -311,6 +316,8 @@ def request(row: Row) -> tuple[str, str, Document | None, str]:
         spec = {"user": row.who, "resourceAttributes": attributes | {"namespace": row.where}}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
         return "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review, json_
+    if row.verb == "find":
+        return "GET", f"{base}?fieldSelector=metadata.name={row.detail}", None, json_
     if row.verb in ("get", "list", "watch"):
         query = "?watch=1&timeoutSeconds=1" if row.verb == "watch" else ""
         return "GET", f"{base}/{row.detail}{query}".replace("/?", "?").rstrip("/"), None, json_
