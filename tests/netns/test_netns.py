@@ -89,7 +89,8 @@ def test_a_pod_is_found_by_its_addresses_and_has_its_veth(node: Node) -> None:
     one, two = make("cni-1", "10.244.0.5/24", "fd00::5/64"), make("cni-2", "10.244.0.6/32")
     found = node.look(pod("four", "10.244.0.6"), pod("six", "fd00::5")).bindings
     assert found == {"four": Binding((two,), None, inode_of("cni-2")), "six": Binding((one,), None, inode_of("cni-1"))}
-    assert node.all()["cni-1"].addresses == {"10.244.0.5", "fd00::5"}
+    sh("ip address add 10.244.0.7 peer 10.244.0.1 dev eth0", netns="cni-1")
+    assert node.all()["cni-1"].addresses == {"10.244.0.5", "10.244.0.7", "fd00::5"}
     assert node.namespaces.fault is None
 
 
