@@ -45,14 +45,16 @@ def of_namespace(item: Object) -> Object:
 def of_pod(item: Object) -> Object:
     """What `pod` needs."""
     spec, status = item.get("spec") or {}, item.get("status") or {}
-    conditions = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}
+    conditions = {one.get("type"): one for one in status.get("conditions") or ()}
+    sandbox = conditions.get(_SANDBOX, {})
     return {
         "metadata": _metadata(item),
         "addresses": tuple(one["ip"] for one in status.get("podIPs") or () if one.get("ip")),
         "hostNetwork": bool(spec.get("hostNetwork")),
         "ended": status.get("phase") in _ENDED,
         # A cluster that does not have the condition says nothing against the sandbox.
-        "sandbox": conditions.get(_SANDBOX, "True") == "True",
+        "sandbox": sandbox.get("status", "True") == "True",
+        "since": sandbox.get("lastTransitionTime") or "",
     }
 
 
@@ -85,6 +87,7 @@ def pod(item: Object) -> Pod | None:
         host_network=item["hostNetwork"],
         sandbox_ready=item["sandbox"],
         created=metadata.get("creationTimestamp", ""),
+        sandbox_since=item["since"],
     )
 
 

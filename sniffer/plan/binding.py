@@ -61,6 +61,8 @@ class Claim:
     """Namespaces that could be the sandbox's, or could have been before they went; none that became another pod's."""
     found: bool = False
     """It was bound. When its namespace goes, so does the sandbox."""
+    since: str = ""
+    """When the sandbox became ready, where the cluster tells: another time is another sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def _claims(pods: Iterable[Pod], former: Mapping[str, Claim], look: int) -> dict
         addresses = frozenset(plain for address in pod.addresses if (plain := _plain(address)))
         if addresses and pod.sandbox_ready and not pod.host_network:
             claim = former.get(pod.uid)
-            claims[pod.uid] = claim if claim and claim.addresses == addresses else Claim(addresses, look)
+            same = claim is not None and (claim.addresses, claim.since) == (addresses, pod.sandbox_since)
+            claims[pod.uid] = claim if claim and same else Claim(addresses, look, since=pod.sandbox_since)
     return claims
 
 

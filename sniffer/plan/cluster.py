@@ -27,6 +27,8 @@ class Pod:
     """Condition PodReadyToStartContainers, where there is one: the addresses are those of a sandbox that lives."""
     created: str
     """RFC 3339, to the second."""
+    sandbox_since: str = ""
+    """When that condition became true: another time is another sandbox."""
 
 
 @dataclass(frozen=True, slots=True)

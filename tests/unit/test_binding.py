@@ -168,6 +168,14 @@ def test_a_restarted_sandbox_with_the_same_address(agent: Agent) -> None:
     assert agent.look([pod("a", A)], [namespace(2, A)], links) == {"a": bound(9, 2)}
 
 
+def test_a_restarted_sandbox_with_the_same_address_that_nobody_saw_unready(agent: Agent) -> None:
+    """The API server was away meanwhile: only the time since when it is ready tells."""
+    first, second = replace(pod("a", A), sandbox_since="1"), replace(pod("a", A), sandbox_since="2")
+    assert agent.look([first], [namespace(1, A)], [veth(8, 1)]) == {"a": bound(8, 1)}
+    assert agent.look([first], [namespace(2, A)], [veth(9, 2)]) == {"a": NOT_YET}
+    assert agent.look([second], [namespace(2, A)], [veth(9, 2)]) == {"a": bound(9, 2)}
+
+
 def test_a_restarted_sandbox_with_another_address_while_the_first_still_stands(agent: Agent) -> None:
     links = [veth(8, 1), veth(9, 2)]
     agent.look([pod("a", A)], [namespace(1, A)], links[:1])
