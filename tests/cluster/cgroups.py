@@ -86,6 +86,8 @@ class Groups:
             self._lock = None
 
     def _make(self, path: str, leaf: bool = False) -> None:
+        if unified():
+            _hand_down(ROOT)  # the kubelet wants every controller in its own group
         for top in hierarchies():
             group = top / path
             group.mkdir(exist_ok=True)
@@ -94,9 +96,14 @@ class Groups:
                 if not unified() and (group / name).exists() and not (group / name).read_text().strip():
                     (group / name).write_text((group.parent / name).read_text())
             if unified() and not leaf:
-                for controller in (group / "cgroup.controllers").read_text().split():
-                    with suppress(OSError):
-                        (group / "cgroup.subtree_control").write_text(f"+{controller}")
+                _hand_down(group)
+
+
+def _hand_down(group: Path) -> None:
+    """Lets the groups below have every controller that this one has (version 2)."""
+    for controller in (group / "cgroup.controllers").read_text().split():
+        with suppress(OSError):
+            (group / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def _lock(path: Path) -> int | None:
