@@ -96,13 +96,13 @@ class Reflector:
     def _run(self) -> None:
         while not self._stopped.is_set():
             began_s = time.monotonic()
-            retry_after_s = None
+            refusal: ApiError | None = None
             try:
                 fault, words = self._follow(), None
             except CrdGoneError as error:
                 fault, words, self._version = Fault.CRD_GONE, str(error), None
             except ApiError as error:
-                fault, words, retry_after_s = fault_of(error), str(error), error.retry_after_s
+                fault, words, refusal = fault_of(error), str(error), error
                 if error.status == 404 and self._watched.crd:
                     fault, words = Fault.CRD_GONE, f"the CRD {self._watched.crd} is gone"
                 # Versions that are too old or too new, and what cannot be read once, mend by a list only.
@@ -114,24 +114,25 @@ class Reflector:
                 log.exception("%s", self._watched.path)
                 fault, words, self._version = Fault.FAILED, f"{type(error).__name__}: {error}", None
             if not self._stopped.is_set():
-                self._wait(fault, words, retry_after_s, time.monotonic() - began_s)
+                self._wait(fault, words, refusal, time.monotonic() - began_s)
 
-    def _wait(self, fault: Fault, words: str | None, retry_after_s: float | None, spent_s: float) -> None:
+    def _wait(self, fault: Fault, words: str | None, refusal: ApiError | None, spent_s: float) -> None:
         if words and fault is not Fault.EXPIRED:
             self._say(words)
-        wait_s = self._backoff.wait_s(fault, retry_after_s)
+        wait_s = self._backoff.wait_s(fault, refusal.retry_after_s if refusal else None)
         if fault is Fault.SILENT:
             self._away = True
             wait_s = max(wait_s - spent_s, 0.1)  # what it waited for the answer counts
         log.debug("%s: %s, again in %.1f s: %s", self._watched.path, fault.name, wait_s, words)
         ends_s = time.monotonic() + wait_s
-        if fault is Fault.FAILED:
-            ends_s = self._soonest(ends_s, time.monotonic() + (retry_after_s or 0))
+        # Who has too much to do (429) is ready all the time, and means what it says.
+        if fault is Fault.FAILED and not (refusal and refusal.status == 429):
+            ends_s = self._soonest(ends_s)
         self._stopped.wait(max(ends_s - time.monotonic(), 0))
 
-    def _soonest(self, ends_s: float, least_s: float) -> float:
+    def _soonest(self, ends_s: float) -> float:
         """Until when to wait, in monotonic time, after waiting some of it already: a server that was not ready, or not
-        there, and is ready now has failed because of that. Never before `least_s`.
+        there, and is ready now has failed because of that.
         """
         ready = not self._away
         while not self._stopped.is_set() and (left_s := ends_s - time.monotonic()) > PROBE_S:
@@ -139,7 +140,7 @@ class Reflector:
             if ready and not was_ready:
                 self._away = False
                 self._backoff.reset()
-                return max(time.monotonic() + random.uniform(0.1, 1), least_s)
+                return time.monotonic() + random.uniform(0.1, 1)
             self._stopped.wait(min(PROBE_S, left_s))
         return ends_s
 

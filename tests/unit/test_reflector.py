@@ -327,10 +327,11 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patience")
-def test_a_server_that_is_ready_again_is_asked_within_five_seconds(server: ApiServer) -> None:
-    """Its errors have made us wait half a minute."""
+@pytest.mark.parametrize("header", [{}, {"Retry_After": "5"}])
+def test_a_server_that_is_ready_again_is_asked_within_five_seconds(server: ApiServer, header: dict[str, str]) -> None:
+    """Its errors have made us wait half a minute; one that starts says 503 and five seconds, whatever it takes."""
     with following(server) as followed:
-        server.intercept = lambda _: failure(500, "InternalError", "etcd does not answer")
+        server.intercept = lambda _: failure(503, "ServiceUnavailable", "no paths installed yet", **header)
         server.drop_watches()
         eventually(lambda: followed.fault)
         time.sleep(0.5)
