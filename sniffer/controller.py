@@ -14,7 +14,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,14 +22,11 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from sniffer import metrics
 from sniffer.cluster.backoff import Backoff, fault_of
 from sniffer.cluster.client import Client
 from sniffer.cluster.events import Events, Regarding
-from sniffer.cluster.exposition import serve
+from sniffer.cluster.exposition import Figures, serve
 from sniffer.cluster.feed import Feed
 from sniffer.cluster.jitter import Jitter
 from sniffer.cluster.leases import Election
@@ -54,8 +51,8 @@ SETTLE_S = 0.02
 """Events come in bursts: it looks this long after the first one."""
 SLICE_S = 0.2
 """So long it writes before it looks again."""
-STILL_S = 60.0
-"""A loop that has not turned for so long stands still."""
+STILL_S = 120.0
+"""A loop that has done nothing for so long stands still. Filters of one mirror may take a minute to compile."""
 EVENTS_EVERY = 5
 """Of so many writes one may be an event although statuses wait."""
 NAMED = 5
@@ -74,7 +71,7 @@ class Options:
     """HOST:PORT to serve Prometheus metrics and /healthz at; None: nowhere."""
 
 
-class Controller(Collector):
+class Controller:
     """`run` until a signal."""
 
     def __init__(self, options: Options) -> None:
@@ -97,13 +94,13 @@ class Controller(Collector):
         self._led = False
         self._since_event = 0
         self._turned_s = time.monotonic()
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._writes: Counter[tuple[str, str]] = Counter()
         self._deselected = 0
         self._said = ""
         self._election = Election(self._client, options.namespace, identity, self._changed)
         self._feed = Feed(self._client, options.namespace, self._changed)
         if place:
-            serve(*place, self, lambda: time.monotonic() - self._turned_s < STILL_S)
+            serve(*place, self._figures, lambda: time.monotonic() - self._turned_s < STILL_S)
 
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT; another may lead at once."""
@@ -222,6 +219,7 @@ class Controller(Collector):
         stored = self._rollup.stored(identity)
         if stored is None:
             return
+        self._turned_s = now_s
         status = self._statuses.now(stored)
         outcome = self._rollup.outcome(identity, status, datetime.now(UTC))
         if outcome is None or all(status.get(name) == value for name, value in outcome.status.items()):
@@ -245,37 +243,27 @@ class Controller(Collector):
         try:
             write()
         except ApiError as error:
-            self._counts[what, "failed"] += 1
+            self._writes[what, "failed"] += 1
             if error.status not in (403, 404, 409, 422):
                 self._pace.pause(time.monotonic() + self._backoff.wait_s(fault_of(error), error.retry_after_s))
             if error.status not in (404, 409) and str(error) != self._said:
                 self._said = str(error)
                 log.warning("%s cannot be written: %s", what, error)
             return error
-        self._counts[what, "done"] += 1
+        self._writes[what, "done"] += 1
         self._backoff.reset()
         return None
 
-    def collect(self) -> Iterator[Metric]:
-        """One scrape."""
-        leader = GaugeMetricFamily("sniffer_controller_leader", "1 for the replica that writes.")
-        leader.add_metric((), float(self._election.leads()))
-        writes = CounterMetricFamily("sniffer_controller_writes", "Requests that write.", labels=("what", "outcome"))
-        for what in ("status", "event", "jitter"):
-            for outcome in ("done", "failed"):
-                writes.add_metric((what, outcome), self._counts[what, outcome])
-        queue = GaugeMetricFamily("sniffer_controller_queue", "What waits to be looked at.", labels=("what",))
-        queue.add_metric(("status",), len(self._schedule))
-        queue.add_metric(("event",), len(self._events))
-        dropped = CounterMetricFamily("sniffer_controller_events_dropped", "Events for which the queue had no room.")
-        dropped.add_metric((), self._events.dropped)
-        left = CounterMetricFamily(
-            "sniffer_controller_deselected_pods", "Running pods that left a ClusterTrafficMirror by a change of labels."
+    def _figures(self) -> Figures:
+        return Figures(
+            leads=self._election.leads(),
+            writes=dict(self._writes),
+            statuses_waiting=len(self._schedule),
+            events_waiting=len(self._events),
+            events_dropped=self._events.dropped,
+            pods_deselected=self._deselected,
+            watch_faults=len(self._feed.faults),
         )
-        left.add_metric((), self._deselected)
-        faults = GaugeMetricFamily("sniffer_controller_watch_faults", "Watches that are not followed now.")
-        faults.add_metric((), len(self._feed.faults))
-        return iter((leader, writes, queue, dropped, left, faults))
 
 
 def _regarding(stored: Stored) -> Regarding:

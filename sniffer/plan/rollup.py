@@ -5,33 +5,23 @@ Told one change at a time, it knows whose status may be another one now; a statu
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from ipaddress import IPv4Network
-from typing import Any
 
 from sniffer.model.identity import Identity
 from sniffer.model.resources import ClusterTrafficMirror, Mirror, MirrorTarget, TrafficMirror
 from sniffer.model.selector import Labels, has_all
-from sniffer.model.target import TargetStatus
 from sniffer.plan import admission, verdict
 from sniffer.plan.admission import Refusal
 from sniffer.plan.cluster import Cluster, Policy
-from sniffer.plan.endpoints import ServiceKey, resolve, services
+from sniffer.plan.endpoints import ServiceKey
 from sniffer.plan.membership import Change, Membership
 from sniffer.plan.nodes import Nodes, Tally
-from sniffer.plan.said import Note, acceptance, conditions, instant
+from sniffer.plan.said import Note, Outcome, acceptance, conditions, instant
+from sniffer.plan.targets import Names, Targets
 from sniffer.plan.views import Key, Object, PlacedPod, Report, Stored
 
 MIRROR_TARGET = MirrorTarget.__name__
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an object's status should be, and what is news in it."""
-
-    status: Mapping[str, Any]
-    notes: tuple[Note, ...] = ()
 
 
 class Rollup:
@@ -43,31 +33,27 @@ class Rollup:
         """Mirrors and targets whose status may have changed; whoever asks for one takes it out."""
         self.left: dict[Identity, set[str]] = defaultdict(set)
         """ClusterTrafficMirrors that lost running pods by a change of labels, and which; as dirty."""
-        self._policy = policy
+        self._targets = Targets(policy)
         self._namespaces: dict[str, Labels] = {}
         self._cluster = Cluster("", namespaces=self._namespaces, policy=policy)
         self._members = Membership(lambda: self._cluster)
         self._nodes = Nodes()
-        self._addresses: dict[str, frozenset[str]] = {}
         self._mirrors: dict[Identity, Stored] = {}
         self._by_uid: dict[str, Identity] = {}
         self._by_target: dict[str, set[Identity]] = defaultdict(set)
         self._refusals: dict[Identity, Refusal | None] = {}
         self._ends: dict[Identity, datetime] = {}
-        self._targets: dict[str, Stored] = {}
-        self._valid: dict[str, MirrorTarget] = {}
-        self._used: set[str] = set()
-        self._own: tuple[IPv4Network, ...] = ()
-        self._ready: dict[ServiceKey, frozenset[str]] = {}
 
     def stored(self, identity: Identity) -> Stored | None:
         """What was told last of a mirror or target."""
-        return self._targets.get(identity.name) if identity.kind == MIRROR_TARGET else self._mirrors.get(identity)
+        if identity.kind == MIRROR_TARGET:
+            return self._targets.stored.get(identity.name)
+        return self._mirrors.get(identity)
 
     @property
     def services(self) -> frozenset[ServiceKey]:
         """The Services that targets name."""
-        return frozenset(key for target in self._valid.values() for key in services(target))
+        return self._targets.services
 
     @property
     def node_count(self) -> int:
@@ -76,17 +62,13 @@ class Rollup:
 
     def recall(self) -> None:
         """Everything is dirty: whoever asks now has not asked before."""
-        self.dirty |= {*self._mirrors, *(stored.identity for stored in self._targets.values())}
+        self.dirty |= self._mirrors.keys() | self._targets.identities
 
     # What is told
 
     def policy(self, policy: Policy) -> None:
         """What no target may have, without the addresses of nodes."""
-        if policy != self._policy:
-            self._policy = policy
-            self._set_policy()
-            for name in self._targets:
-                self._touch_target(name)
+        self._touch_targets(self._targets.limit(policy))
 
     def namespace(self, name: str, labels: Labels | None) -> None:
         """A namespace came, changed its labels, or (None) went."""
@@ -107,11 +89,7 @@ class Rollup:
         """A Node came, changed, or (None) went."""
         if self._nodes.node(name, labels):
             self.dirty |= {identity for identity, stored in self._mirrors.items() if _chooses_nodes(stored)}
-        changed = addresses ^ self._addresses.pop(name, frozenset())
-        if labels is not None:
-            self._addresses[name] = addresses
-        if not changed.isdisjoint(self._used):
-            self._refuse_nodes()
+        self._touch_targets(self._targets.node(name, addresses))
 
     def agent(self, pod: Key, place: tuple[str, bool] | None, now: datetime) -> None:
         """An agent's pod: its node, and whether it is Ready; None: it is gone."""
@@ -125,13 +103,7 @@ class Rollup:
 
     def service(self, key: ServiceKey, ready: frozenset[str] | None) -> None:
         """The addresses of a Service's ready endpoints; None: not known, what the status says holds."""
-        if self._ready.get(key) == ready:
-            return
-        self._ready.pop(key, None)
-        if ready is not None:
-            self._ready[key] = ready
-        for name in [name for name, target in self._valid.items() if key in services(target)]:
-            self._set_target(name)
+        self._touch_targets(self._targets.service(key, ready))
 
     def mirror(self, identity: Identity, stored: Stored | None) -> None:
         """A mirror came, changed, or (None) went."""
@@ -139,7 +111,7 @@ class Rollup:
         if stored:
             self._mirrors[identity] = stored
             self.dirty.add(identity)
-        if _same(former, stored):
+        if former and stored and former.reads_as(stored):
             return
         if former:
             self._by_uid.pop(former.uid, None)
@@ -155,12 +127,9 @@ class Rollup:
 
     def target(self, name: str, stored: Stored | None) -> None:
         """A target came, changed, or (None) went."""
-        former = self._targets.pop(name, None)
+        self._touch_targets(self._targets.put(name, stored))
         if stored:
-            self._targets[name] = stored
             self.dirty.add(stored.identity)
-        if not _same(former, stored):
-            self._set_target(name)
 
     def tick(self, now: datetime) -> None:
         """Time passed: mirrors end, and agents that were away for a moment are gone."""
@@ -180,41 +149,16 @@ class Rollup:
     def _touch(self, node: str) -> None:
         self.dirty |= {identity for identity, stored in self._mirrors.items() if self._means(_mirror(stored), node)}
 
-    def _set_target(self, name: str) -> None:
-        """Its value, or its addresses, are others: so may be what its mirrors are told."""
-        stored = self._targets.get(name)
-        self._valid.pop(name, None)
-        if stored and isinstance(stored.value, MirrorTarget):
-            self._valid[name] = self._resolved(stored.value, stored.status)
-        self._used = {address for target in self._valid.values() for address in admission.addresses(target)}
-        self._touch_target(name)
-        self._refuse_nodes()
-
-    def _touch_target(self, name: str) -> None:
-        users = self._by_target[name]
-        for identity in users:
-            self._refusals.pop(identity, None)
-        self.dirty |= users
-        if name in self._targets:
-            self.dirty.add(self._targets[name].identity)
-
-    def _refuse_nodes(self) -> None:
-        """Of the nodes' addresses only those that targets have: each look goes through all that are refused."""
-        owned = {address for addresses in self._addresses.values() for address in addresses if address in self._used}
-        changed = {str(network.network_address) for network in self._own} ^ owned
-        if not changed:
-            return
-        self._own = tuple(IPv4Network(address) for address in sorted(owned))
-        self._set_policy()
-        for name in [n for n, target in self._valid.items() if not changed.isdisjoint(admission.addresses(target))]:
-            self._touch_target(name)
-
-    def _set_policy(self) -> None:
-        policy = Policy({**self._policy.refused, "a node": self._own}, self._policy.allowed)
-        self._cluster = replace(self._cluster, policy=policy)
-
-    def _resolved(self, target: MirrorTarget, status: Object) -> MirrorTarget:
-        return target.model_copy(update={"status": TargetStatus(endpoints=resolve(target, status, self._ready))})
+    def _touch_targets(self, names: Names) -> None:
+        if self._cluster.policy is not self._targets.policy:
+            self._cluster = replace(self._cluster, policy=self._targets.policy)
+        for name in names:
+            users = self._by_target[name]
+            for identity in users:
+                self._refusals.pop(identity, None)
+            self.dirty |= users
+            if name in self._targets.stored:
+                self.dirty.add(self._targets.stored[name].identity)
 
     # What is asked
 
@@ -223,22 +167,9 @@ class Rollup:
         stored = self.stored(identity)
         if stored is None:
             return None
-        return (self._of_target if identity.kind == MIRROR_TARGET else self._of_mirror)(stored, status, now)
-
-    def _of_target(self, stored: Stored, status: Object, now: datetime) -> Outcome:
-        target = stored.value if isinstance(stored.value, MirrorTarget) else None
-        if target:
-            target = self._resolved(target, status)
-            refused = admission.target_refusal(target, self._cluster.policy)
-        else:
-            refused = Refusal("Invalid", stored.problem)
-        said = verdict.of_target(target, refused)
-        resolved = target.status.endpoints if target else ()
-        written = {
-            "conditions": conditions(said, stored.generation, status, now),
-            "endpoints": [item.model_dump(by_alias=True, mode="json") for item in resolved],
-        }
-        return Outcome(written, acceptance(said[0], status))
+        if identity.kind == MIRROR_TARGET:
+            return self._targets.outcome(stored, status, now)
+        return self._of_mirror(stored, status, now)
 
     def _of_mirror(self, stored: Stored, status: Object, now: datetime) -> Outcome:
         identity, mirror = stored.identity, _mirror(stored)
@@ -262,19 +193,19 @@ class Rollup:
     def _refusal(self, identity: Identity, mirror: Mirror) -> Refusal | None:
         """Kept, because filters are compiled for it."""
         if identity not in self._refusals:
-            self._refusals[identity] = admission.refusal(mirror, self._valid, self._cluster)
+            self._refusals[identity] = admission.refusal(mirror, self._targets.valid, self._cluster)
         return self._refusals[identity]
 
     def _stop(self, identity: Identity, mirror: Mirror, now: datetime) -> Refusal | None:
         """Why an accepted mirror should not be carried out."""
-        end = admission.expiry(mirror, self._valid)
+        end = admission.expiry(mirror, self._targets.valid)
         if end and end <= now:
             return Refusal("Expired", f"it ended at {instant(end)}")
         if end:
             self._ends[identity] = end
         if mirror.spec.suspend:
             return Refusal("Suspended", "spec.suspend is true")
-        if all(self._valid[ref.name].spec.suspend for ref in mirror.spec.target_refs):
+        if all(self._targets.valid[ref.name].spec.suspend for ref in mirror.spec.target_refs):
             return Refusal("Suspended", "every target is suspended")
         return None
 
@@ -308,13 +239,6 @@ def _mirror(stored: Stored | None) -> Mirror | None:
 def _target_names(stored: Stored) -> list[str]:
     mirror = _mirror(stored)
     return [ref.name for ref in mirror.spec.target_refs] if mirror else []
-
-
-def _same(former: Stored | None, stored: Stored | None) -> bool:
-    """Whether only what we do not read, or wrote ourselves, differs."""
-    if former is None or stored is None:
-        return False
-    return (former.uid, former.problem) == (stored.uid, stored.problem) and former.value is stored.value
 
 
 def _chooses_nodes(stored: Stored) -> bool:

@@ -29,6 +29,14 @@ class Note:
     warning: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an object's status should be, and what is news in it."""
+
+    status: Mapping[str, Any]
+    notes: tuple[Note, ...] = ()
+
+
 def conditions(
     said: Iterable[Said], generation: int, stored: Mapping[str, Any], now: datetime
 ) -> list[dict[str, object]]:

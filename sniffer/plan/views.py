@@ -39,6 +39,10 @@ class Stored:
     problem: str
     status: Object
 
+    def reads_as(self, other: "Stored") -> bool:
+        """Whether only what we do not read, or write ourselves, differs."""
+        return (self.uid, self.problem) == (other.uid, other.problem) and self.value is other.value
+
 
 def stored(kind: str, raw: Object, former: Stored | None) -> Stored:
     """Reads an object of a kind of KINDS; `former`: what was read of it before, whose value holds for a generation."""
