@@ -13,6 +13,8 @@ from sniffer.model.target import DurationSeconds, once
 
 FILTER_LENGTH = 4096
 RULES_LENGTH = 64
+RULES_TEXT_LENGTH = 1 << 16
+"""Characters of all filters together: what the API server can compare with each other within its limits."""
 TARGETS_LENGTH = 4
 
 
@@ -102,6 +104,9 @@ class TargetRef(Model):
 
 def _different_rules(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     texts = [rule.filter for rule in rules]
+    length = sum(len(text) for text in texts if text)
+    if length > RULES_TEXT_LENGTH:
+        raise refused(f"filters of {length} characters in all", _FILTERS_LENGTH)
     for at, text in enumerate(texts):
         if text in texts[:at]:
             given = f"the same filter in rules {texts.index(text)} and {at}"
@@ -130,6 +135,8 @@ SnapLength = Annotated[
 ]
 
 
+_FILTERS_LENGTH = f"filters of at most {RULES_TEXT_LENGTH} characters in all"
+_TEXTS_FIT = f"self.map(rule, has(rule.filter) ? size(rule.filter) : 0).sum() <= {RULES_TEXT_LENGTH}"
 _EACH_FILTER_ONCE = (
     "self.all(a, self.exists_one(b, has(a.filter) == has(b.filter) && (!has(a.filter) || a.filter == b.filter)))"
 )
@@ -150,6 +157,7 @@ class MirrorSpec(Model):
             tuple[Rule, ...],
             Field(strict=False, min_length=1, max_length=RULES_LENGTH),
             AfterValidator(_different_rules),
+            Cel(_TEXTS_FIT, _FILTERS_LENGTH),
             Cel(_EACH_FILTER_ONCE, "each filter once: the first decides"),
             Allowed(f"a list of 1..{RULES_LENGTH} rules; without the field every frame matches"),
         ]

@@ -143,7 +143,8 @@ def _condition(kind: str, field: str) -> str:
 
 _AGE = _column("Age", "date", ".metadata.creationTimestamp", "When it was made.")
 _MIRROR_COLUMNS = (
-    _column("Targets", "string", ".spec.targetRefs[*].name", "Where copies go."),
+    # Of several values a column shows the first.
+    _column("Target", "string", ".spec.targetRefs[0].name", "Where copies go: the first of the targets."),
     _column("Pods", "integer", ".status.pods", "Pods that are selected and can be mirrored."),
     _column("Nodes", "integer", ".status.nodes", "Nodes that should carry it out."),
     _column("ReadyNodes", "integer", ".status.readyNodes", "Nodes that do carry it out."),
@@ -151,6 +152,7 @@ _MIRROR_COLUMNS = (
     _column("Reason", "string", _condition("Ready", "reason"), "Why, in one word."),
     _column("Accepted", "string", _condition("Accepted", "reason"), "Accepted, or why not.", wide=True),
     _column("Filter", "string", ".spec.filter", "Which frames.", wide=True),
+    _column("Targets", "string", ".spec.targetRefs", "All of the targets.", wide=True),
 )
 _COLUMNS: Mapping[type[Kind], tuple[Schema, ...]] = {
     TrafficMirror: (*_MIRROR_COLUMNS, _AGE),
@@ -160,11 +162,14 @@ _COLUMNS: Mapping[type[Kind], tuple[Schema, ...]] = {
         _AGE,
     ),
     MirrorTarget: (
-        _column("Addresses", "string", ".spec.endpoints[*].address", "The analyzers."),
-        _column("Services", "string", ".spec.endpoints[*].service.name", "Services that are analyzers."),
+        _column(
+            "Address", "string", ".spec.endpoints[*].address", "The analyzer's address: the first, if there are more."
+        ),
+        _column("Service", "string", ".spec.endpoints[*].service.name", "The Service: the first, if there are more."),
         _column("Accepted", "string", _condition("Accepted", "status"), "Whether mirrors can use it."),
         _column("Reason", "string", _condition("Accepted", "reason"), "Why, in one word."),
         _column("Suspended", "boolean", ".spec.suspend", "Whether nothing is sent there.", wide=True),
+        _column("Endpoints", "string", ".spec.endpoints", "All of the analyzers.", wide=True),
         _AGE,
     ),
     SnifferNode: (

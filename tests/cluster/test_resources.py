@@ -161,6 +161,8 @@ BAD: list[tuple[Document, str]] = [
     (mirror(rules=FILTERS), "spec.rules"),
     (mirror(rules=[FILTERS[1], FILTERS[1]]), "spec.rules"),
     (mirror(rules=[{"action": "Skip"}, FILTERS[1], {"action": "Mirror"}]), "spec.rules"),
+    (mirror(rules=[{"action": "Skip", "filter": f"{n:02}" + "x" * 1023} for n in range(64)]), "spec.rules"),
+    (mirror(rules=[{"action": "Skip", "filter": f"{n:02}" + "x" * 4094} for n in range(64)]), "spec.rules"),
     (mirror(rules=[{"action": "skip", "filter": "arp"}]), "spec.rules[0].action"),
     (mirror(rules=[FILTERS[0], {"filter": "arp"}]), "spec.rules[1].action"),
     (mirror(filter="arp", rules=FILTERS[:1]), "spec"),
@@ -263,6 +265,8 @@ GOOD = [
     target(allowedNamespaces={"matchLabels": {"example.org/team": "shop", "x": ""}}, outer=None),
     mirror(snapLength=65535, direction="Ingress", filter="x" * 4096),
     mirror(rules=FILTERS[:64], suspend=None),
+    mirror(rules=[{"action": "Skip", "filter": f"{n:02}" + "x" * 1022} for n in range(64)]),
+    mirror(rules=[{"action": "Skip", "filter": f"{n:02}" + "x" * 4094} for n in range(16)]),
     mirror(rules=[{"action": "Skip", "filter": "arp"}, {"action": "Mirror"}], filter=None),
     mirror(interfaces=["abcdefghijklmno", "veth[0-9a-f]*-and-longer", "*", "ünï", "e-_.!~@"]),
     mirror(interfaces=["eth*"] * 64, nodeSelector={"pool": "edge"}),
@@ -494,8 +498,11 @@ def test_status_is_apart(api: Cluster) -> None:
         assert (stored["status"], stored["spec"]["suspend"]) == (status, False)
         assert stored["metadata"]["generation"] == 1
         words = api.kubectl("get", "tm", "apart", "-n", NAMESPACE).splitlines()
-        assert words[0].split() == ["NAME", "TARGETS", "PODS", "NODES", "READYNODES", "READY", "REASON", "AGE"]
-        assert words[1].split()[2:7] == ["2", "1", "1", "True", "Ready"]
+        assert words[0].split() == ["NAME", "TARGET", "PODS", "NODES", "READYNODES", "READY", "REASON", "AGE"]
+        assert words[1].split()[1:7] == ["zeek", "2", "1", "1", "True", "Ready"]
+        assert '[{"name":"zeek"},{"name":"suricata"}]' in api.kubectl(
+            "get", "tm", "apart", "-n", NAMESPACE, "-o", "wide"
+        )
         assert "apart" in api.kubectl("get", "sniffer", "-n", NAMESPACE)
         api.kubectl("wait", "--for=condition=Ready", "trafficmirror/apart", "-n", NAMESPACE, "--timeout=10s")
     finally:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from sniffer.cli.crds import crds, file_name
 from sniffer.cli.lint import check
+from sniffer.errors import InputError
 from sniffer.model.identity import Identity
 from sniffer.model.manifest import read
 from sniffer.model.mirror import MirrorSpec
@@ -164,6 +165,11 @@ def test_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(yaml.safe_load_all(capsys.readouterr().out)) == [definition(kind) for kind in CRD_KINDS]
     crds(None, as_json=True)
     assert json.loads(capsys.readouterr().out)["items"] == [definition(kind) for kind in CRD_KINDS]
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--directory: given .*nowhere/crd-clustertrafficmirrors\.yaml, allowed"):
+        crds(tmp_path / "nowhere", as_json=False)
 
 
 TRAFFIC = """
