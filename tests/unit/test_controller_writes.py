@@ -80,9 +80,9 @@ class TestElection:
 
     @pytest.fixture(autouse=True)
     def fast(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A hundredth of the times."""
+        """A tenth of the times."""
         for name in ("DEADLINE_S", "RENEW_S", "LOOK_S"):
-            monkeypatch.setattr(leases, name, getattr(leases, name) / 20)
+            monkeypatch.setattr(leases, name, getattr(leases, name) / 10)
 
     def election(self, server: Server, name: str, changed: Callable[[], None] = _nothing) -> Election:
         made = Election(server, "own", name, changed)  # type: ignore[arg-type]
@@ -95,14 +95,14 @@ class TestElection:
         wait_until(first.leads)
         assert calls == [1]
         second = self.election(server, "second")
-        time.sleep(0.3)
+        time.sleep(0.6)
         assert first.leads()
         assert not second.leads()
         assert server.objects[self.PATH]["spec"]["holderIdentity"] == "first"
         first.release()
         assert not first.leads()
         assert server.objects[self.PATH]["spec"]["holderIdentity"] == ""
-        wait_until(second.leads, 0.5)
+        wait_until(second.leads, 2)
         assert server.objects[self.PATH]["spec"]["leaseTransitions"] == 2
         second.release()
 
@@ -115,7 +115,7 @@ class TestElection:
         began_s = time.monotonic()
         second = self.election(server, "second")
         wait_until(second.leads, 3)
-        assert 0.9 < time.monotonic() - began_s < 1.5
+        assert 0.9 < time.monotonic() - began_s < 2.5
         assert not first.leads()
         second.release()
 
@@ -125,9 +125,9 @@ class TestElection:
         first = self.election(server, "first")
         wait_until(first.leads)
         server.fails = ApiError(0, "NoAnswer", "nobody there")
-        wait_until(lambda: not first.leads(), 2)
+        wait_until(lambda: not first.leads(), 5)
         server.fails = None
-        wait_until(first.leads, 2)
+        wait_until(first.leads, 5)
         first.release()
 
     def test_a_lease_that_another_took_is_lost(self) -> None:
@@ -137,8 +137,8 @@ class TestElection:
         other = copy.deepcopy(server.objects[self.PATH])
         other["spec"] |= {"holderIdentity": "other", "leaseDurationSeconds": 60}
         server._store(self.PATH, other)
-        wait_until(lambda: not first.leads(), 2)
-        time.sleep(0.2)
+        wait_until(lambda: not first.leads(), 5)
+        time.sleep(0.4)
         assert server.objects[self.PATH]["spec"]["holderIdentity"] == "other"
         first.release()
         assert server.objects[self.PATH]["spec"]["holderIdentity"] == "other"
@@ -149,7 +149,7 @@ class TestElection:
         first = self.election(server, "first")
         time.sleep(0.2)
         server.objects[self.PATH] = {"metadata": {"resourceVersion": "7"}, "spec": {"leaseDurationSeconds": "x"}}
-        wait_until(first.leads, 2)
+        wait_until(first.leads, 5)
         first.release()
 
 
