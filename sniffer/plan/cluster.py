@@ -39,7 +39,7 @@ class Policy:
     """By what they are (`the service range`, `the API server`, `a node`)."""
     allowed: tuple[IPv4Network, ...] = ()
     """Exceptions."""
-    _answers: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
+    _answers: dict[str, str | None] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def objection(self, address: str) -> str | None:
         """What an address is that no target may have; None: it may."""

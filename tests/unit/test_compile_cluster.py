@@ -1,5 +1,6 @@
 """Resources of a cluster, its pods and namespaces, to hooks and verdicts: who may mirror what, where to, until when."""
 
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Network
 from typing import Any
@@ -199,6 +200,12 @@ def test_addresses_that_no_target_may_have(address: str, what: str) -> None:
     assert f"{address} is {what}" in (one.message or "")
     if address == "10.9.0.3":
         assert compiled(document, mirror(), policy=Policy(ranges, (IPv4Network("10.9.0.0/24"),))).hooks
+
+
+def test_another_policy_has_other_answers() -> None:
+    open_to_all = Policy()
+    assert open_to_all.objection("10.9.0.3") is None
+    assert replace(open_to_all, refused={"a node": (IPv4Network("10.9.0.3"),)}).objection("10.9.0.3") == "a node"
 
 
 def test_a_service_stands_for_what_the_controller_says() -> None:
