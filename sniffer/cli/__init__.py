@@ -88,11 +88,11 @@ def agent(
     Example: sniffer agent --manifests /etc/sniffer
     """
     from sniffer import agent as loop
-    from sniffer.cli.agent import log_to_terminal, policy, seconds, source_of
+    from sniffer.cli.agent import API_GRACE_MIN_S, log_to_terminal, policy, seconds, source_of
 
     log_to_terminal(verbose)
     lease_s = seconds("--lease", lease)
-    grace_s = seconds("--api-grace", api_grace)
+    grace_s = seconds("--api-grace", api_grace, API_GRACE_MIN_S)
     name = node or loop.default_node()
     limits = policy(service_cidrs, allowed_target_cidrs)
     source = source_of(manifests, kubeconfig, name, namespace, limits, grace_s)

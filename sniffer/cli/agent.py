@@ -12,6 +12,8 @@ from sniffer.manifests import Manifests
 from sniffer.plan.cluster import Policy
 
 LEASE_MAX_S = 366 * 86400
+API_GRACE_MIN_S = 90
+"""A quiet cluster is heard once a minute, by bookmarks; a watch that says nothing for so long is made anew."""
 
 
 def log_to_terminal(verbose: bool) -> None:
@@ -22,10 +24,10 @@ def log_to_terminal(verbose: bool) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def seconds(option: str, value: float) -> float:
+def seconds(option: str, value: float, least: float = 1) -> float:
     """InputError for what is no sensible time."""
-    if not 1 <= value <= LEASE_MAX_S:  # nan is neither less nor more
-        raise InputError(f"{option}: given {value}, allowed 1 to {LEASE_MAX_S} seconds")
+    if not least <= value <= LEASE_MAX_S:  # nan is neither less nor more
+        raise InputError(f"{option}: given {value}, allowed {least} to {LEASE_MAX_S} seconds")
     return value
 
 

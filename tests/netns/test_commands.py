@@ -238,7 +238,7 @@ BAD = {
     "CIDR too long": (GOOD_MIRROR + "  filter: net 10.0.0.0/33\n", "spec.filter", "10.0.0.0/33", ""),
     "snap length": (GOOD_MIRROR + "  snapLength: 13\n", "spec.snapLength", "13", "14"),
     "no rules": (GOOD_MIRROR + "  rules: []\n", "spec.rules", "", "1"),
-    "kind": (GOOD_MIRROR.replace("ClusterTraffic", "Traffic"), "kind", "TrafficMirror", "ClusterTrafficMirror"),
+    "kind": (GOOD_MIRROR.replace("ClusterTraffic", "Trafic"), "kind", "TraficMirror", "ClusterTrafficMirror"),
     "no YAML": ("a: [\n", "document", "", ""),
 }
 
@@ -326,7 +326,14 @@ def test_help_teaches(command: str) -> None:
 
 GARBAGE = [
     *(["frobnicate"], ["--frobnicate"], ["status", "extra"], ["status", "--frobnicate"], ["cleanup", "--pin-root"]),
-    *(["agent"], ["agent", "--manifests"], ["agent", "--manifests", "/nowhere"], ["agent", "--lease", "zero"]),
+    *(["agent", "--manifests"], ["agent", "--manifests", "/nowhere"], ["agent", "--lease", "zero"]),
+    *(["agent", "--kubeconfig", "/nowhere"], ["agent", "--kubeconfig", "/etc/hosts"]),
+    *(
+        ["agent", "--manifests", "/etc", "--kubeconfig", "/etc/hosts"],
+        ["agent", "--manifests", "/etc", "--api-grace", "1"],
+    ),
+    *(["agent", "--manifests", "/etc", "--service-cidrs", "10.0.0.1/8"],),
+    *(["agent", "--manifests", "/etc", "--allowed-target-cidrs", "everything"],),
     *(["agent", "--manifests", "/etc", "--lease", "0"], ["agent", "--manifests", "/etc", "--lease", "-5"]),
     *(["agent", "--manifests", "/etc", "--lease", "nan"], ["agent", "--manifests", "/etc", "--lease", "inf"]),
     *(["agent", "--manifests", "/etc", "--attachment", "xdp"], ["agent", "--manifests", "/etc/passwd"]),
@@ -338,6 +345,12 @@ GARBAGE = [
 @pytest.mark.parametrize("words", GARBAGE, ids=" ".join)
 def test_garbage_ends_with_two(bed: Node, words: list[str]) -> None:
     tells(words, 2)
+    assert not ROOT.exists()
+
+
+def test_an_agent_without_directory_or_cluster(bed: Node) -> None:
+    """This machine cannot, and what to do."""
+    tells(["agent"], 3, "no API server", "--kubeconfig")
     assert not ROOT.exists()
 
 
