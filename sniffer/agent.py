@@ -2,8 +2,8 @@
 
     snapshot -> compile -> desired; observe -> observed; diff -> plan; apply
 
-Whatever happens (an edit, an event of a watch or of netlink, time) only makes the loop look again at everything. Signals
-end it and leave everything attached: an upgrade is a hand-over.
+Whatever happens (an edit, an event of a watch or of netlink, time) only makes the loop look again at everything.
+Signals end it and leave everything attached: an upgrade is a hand-over.
 """
 
 import logging

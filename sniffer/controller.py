@@ -14,12 +14,13 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from sniffer import metrics
@@ -225,6 +226,8 @@ class Controller:
         if outcome is None or all(status.get(name) == value for name, value in outcome.status.items()):
             self._schedule.unchanged(identity, stored.generation)
             return
+        if _waits_for_nodes(outcome.status) and self._schedule.waits(identity, stored.generation, now_s):
+            return
         self._since_event += 1
         error = self._attempt("status", lambda: self._statuses.write(stored, outcome.status))
         if error is None:
@@ -264,6 +267,12 @@ class Controller:
             pods_deselected=self._deselected,
             watch_faults=len(self._feed.faults),
         )
+
+
+def _waits_for_nodes(status: Mapping[str, Any]) -> bool:
+    """Accepted, and some node has not said yet that it carries it out."""
+    reasons = {one["type"]: one["reason"] for one in status["conditions"]}
+    return reasons.get("Accepted") == "Accepted" and reasons.get("Ready") == "NodesNotReady"
 
 
 def _regarding(stored: Stored) -> Regarding:

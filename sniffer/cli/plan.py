@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sniffer.node import Node
 from sniffer.kernel.pins import Pins, holder_text
 from sniffer.manifests import Manifests
+from sniffer.node import Node
 from sniffer.plan import ops
 from sniffer.plan.facts import Mechanism
 

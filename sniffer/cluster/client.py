@@ -4,6 +4,7 @@ memory. The kubernetes library finds the server, its CA and our credentials; its
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
+from urllib3.util.ssl_ import create_urllib3_context
 
 import sniffer
 from sniffer.cluster.stream import Stream
@@ -65,6 +67,7 @@ class Client:
         self.host: str = self._configuration.host
         """URL."""
         self._pool: urllib3.PoolManager = RESTClientObject(self._configuration).pool_manager
+        self._pool.connection_pool_kw["ssl_context"] = _tls()
         self._lock = threading.Lock()
         self._readiness = threading.Lock()
         self._ready = (0.0, False)
@@ -211,6 +214,13 @@ class Client:
             except (ConfigException, OSError, ValueError, TypeError) as error:
                 raise ApiError(0, "NoCredentials", f"the credentials cannot be read: {error}") from error
         return {item["key"]: item["value"] for item in settings if item["in"] == "header" and item["value"]}
+
+
+def _tls() -> ssl.SSLContext:
+    """As kubectl judges certificates: Python 3.13 else refuses authorities without a key usage, which clusters have."""
+    context = create_urllib3_context()
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _list(path: str) -> str:

@@ -31,10 +31,13 @@ def of_mirror(item: Object) -> Object:
 
 
 def of_target(item: Object) -> Object:
-    """Of the status, what Services stand for."""
-    endpoints = (item.get("status") or {}).get("endpoints")
-    status = {"status": {"endpoints": endpoints}} if endpoints else {}
-    return {"metadata": _metadata(item), "spec": item.get("spec"), **status}
+    """Of the status, what Services stand for, and that the controller refuses it."""
+    told = item.get("status") or {}
+    refused = [
+        one for one in told.get("conditions") or () if (one.get("type"), one.get("status")) == ("Accepted", "False")
+    ]
+    status = {name: value for name, value in (("endpoints", told.get("endpoints")), ("conditions", refused)) if value}
+    return {"metadata": _metadata(item), "spec": item.get("spec"), **({"status": status} if status else {})}
 
 
 def of_namespace(item: Object) -> Object:

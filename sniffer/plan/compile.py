@@ -130,6 +130,7 @@ class _Compilation:
 
     def _admit(self, resource: resources.Mirror) -> None:
         refusal = admission.refusal(resource, self._targets, self._sources.cluster)
+        refusal = refusal or self._by_controller(resource)
         if refusal:
             raise _RefusedError("Rejected", refusal.reason, refusal.message)
         if resource.spec.suspend:
@@ -139,6 +140,19 @@ class _Compilation:
             raise _RefusedError("Expired", "Expired", f"ended at {end:%Y-%m-%dT%H:%M:%SZ}")
         if end:
             self._ends.append(end)
+
+    def _by_controller(self, resource: resources.Mirror) -> admission.Refusal | None:
+        """The controller knows the addresses of all nodes, an agent only while it must."""
+        for ref in resource.spec.target_refs:
+            target = self._targets[ref.name]
+            said = target.status.condition("Accepted")
+            if (
+                said
+                and (said.status, said.reason) == ("False", "EndpointRefused")
+                and said.observed_generation == target.metadata.generation
+            ):
+                return admission.Refusal("EndpointRefused", f"MirrorTarget {ref.name}: {said.message}")
+        return None
 
     def _mirror(self, resource: resources.Mirror) -> Mirror:
         spec = resource.spec

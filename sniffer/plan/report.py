@@ -1,6 +1,6 @@
 """What a node says of itself in the cluster: verdicts -> the status of its SnifferNode, as the API server takes it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from sniffer.model.resources import Mirror, SnifferNode
@@ -8,6 +8,8 @@ from sniffer.plan.select import is_named
 from sniffer.plan.state import Verdict
 
 MESSAGE_LENGTH = 512
+MESSAGES_LENGTH = 128 << 10
+"""Bytes of all messages together: an object of more than a megabyte is refused."""
 MIRRORS_LENGTH = 4096
 
 
@@ -19,6 +21,11 @@ def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str)
         for verdict in sorted(verdicts, key=lambda verdict: verdict.identity)
         if verdict.identity in resources and _concerns(verdict, resources[verdict.identity])
     ]
+    room = MESSAGES_LENGTH
+    for row in rows:
+        room -= len((row["message"] or "").encode())
+        if room < 0:
+            row["message"] = None
     value = {
         "apiVersion": "sniffer.dev/v1alpha1",
         "kind": SnifferNode.__name__,
@@ -33,7 +40,7 @@ def _concerns(verdict: Verdict, mirror: Mirror) -> bool:
     return is_named(mirror) or verdict.selected > 0
 
 
-def _row(verdict: Verdict, mirror: Mirror) -> Mapping[str, Any]:
+def _row(verdict: Verdict, mirror: Mirror) -> dict[str, Any]:
     identity, metadata = verdict.identity, mirror.metadata
     return {
         "kind": identity.kind,

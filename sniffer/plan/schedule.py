@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sniffer.model.identity import Identity
 
 EVERY_S = 10.0
+NODES_S = 0.8
+"""The first word on a generation waits so long for those of the nodes: else it would be old at once, for ten seconds."""
 WRITES_PER_S = 49.0
 """With the renewals of the lease, fifty."""
 LIMIT_S = 30.0
@@ -21,6 +23,9 @@ class _Writes:
     at_s: float = float("-inf")
     failures: int = 0
     not_before_s: float = float("-inf")
+    looked: int = -1
+    """The generation that was first looked at `since_s`."""
+    since_s: float = 0
 
 
 class Schedule:
@@ -49,6 +54,19 @@ class Schedule:
         chosen = min(ready)[2]
         del self._due[chosen]
         return chosen
+
+    def waits(self, identity: Identity, generation: int, now_s: float) -> bool:
+        """Whether the first word on a generation is put off for what the nodes say of it."""
+        writes = self._writes.setdefault(identity, _Writes())
+        if generation == writes.generation:
+            return False
+        if writes.looked != generation:
+            writes.looked, writes.since_s = generation, now_s
+        until_s = writes.since_s + NODES_S
+        if now_s >= until_s:
+            return False
+        self._due[identity] = (False, until_s)
+        return True
 
     def next_s(self) -> float:
         """When something is due; inf: nothing is marked."""

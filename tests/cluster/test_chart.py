@@ -98,7 +98,7 @@ def test_values_reach_the_pods(binaries: Path) -> None:
         "serviceCIDRs": "{10.96.0.0/16,10.1.0.0/16}",
         "allowedTargetCIDRs": "{10.96.7.7/32}",
         "lease": "5",
-        "apiGrace": "7",
+        "apiGrace": "97",
         "netnsPath": "/var/run/docker/netns",
         "controller.replicas": "1",
         "imagePullSecrets[0].name": "registry",
@@ -110,7 +110,7 @@ def test_values_reach_the_pods(binaries: Path) -> None:
     assert ("PodDisruptionBudget", "sniffer-controller") not in made
     assert controller["replicas"] == 1
     cidrs = ["--service-cidrs=10.96.0.0/16,10.1.0.0/16", "--allowed-target-cidrs=10.96.7.7/32"]
-    assert agent["containers"][0]["args"] == ["agent", "--lease=5", "--api-grace=7", *cidrs]
+    assert agent["containers"][0]["args"] == ["agent", "--lease=5", "--api-grace=97", *cidrs]
     assert controller["template"]["spec"]["containers"][0]["args"][-2:] == cidrs
     for pod in (agent, controller["template"]["spec"]):
         assert pod["containers"][0]["image"] == f"example.org/sniffer@{digest}"

@@ -1,5 +1,6 @@
 """Resources of a cluster, its pods and namespaces, to hooks and verdicts: who may mirror what, where to, until when."""
 
+import json
 from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Network
@@ -206,6 +207,28 @@ def test_another_policy_has_other_answers() -> None:
     open_to_all = Policy()
     assert open_to_all.objection("10.9.0.3") is None
     assert replace(open_to_all, refused={"a node": (IPv4Network("10.9.0.3"),)}).objection("10.9.0.3") == "a node"
+
+
+def test_the_controllers_refusal_of_a_target_binds_agents() -> None:
+    """It knows all nodes; of this generation only."""
+    document = target()
+    document["metadata"]["generation"] = 4
+    said = {"type": "Accepted", "status": "False", "reason": "EndpointRefused", "message": "10.9.0.2 is a node"}
+    for generation, state in ((4, "Rejected"), (3, "Programmed")):
+        condition = said | {"observedGeneration": generation, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        document["status"] = {"conditions": [condition]}
+        assert verdict(compiled(document, mirror())).state == state
+
+
+def test_a_report_fits_into_an_object() -> None:
+    """Whatever the verdicts say, and however many there are."""
+    many = [mirror(f"m{n:04}", filter=f"port {n + 1}") for n in range(2000)]
+    both = sources(target(), *many)
+    words = "é" * 2000
+    verdicts = [replace(one, message=words) for one in compile_sources(both, facts()).verdicts]
+    text = json.dumps(report(verdicts, both.mirrors, "1"), ensure_ascii=False)
+    assert len(text.encode()) < 1 << 20
+    assert text.count("Degraded") + text.count("Programmed") == 2000
 
 
 def test_a_service_stands_for_what_the_controller_says() -> None:

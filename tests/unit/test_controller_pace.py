@@ -6,7 +6,7 @@ import pytest
 
 from sniffer.model.identity import Identity
 from sniffer.plan.jitter import jitter_s
-from sniffer.plan.schedule import EVERY_S, LIMIT_S, Pace, Schedule
+from sniffer.plan.schedule import EVERY_S, LIMIT_S, NODES_S, Pace, Schedule
 
 ONE, TWO = Identity("TrafficMirror", "shop", "one"), Identity("TrafficMirror", "shop", "two")
 
@@ -27,6 +27,22 @@ def test_a_change_of_its_generation_is_written_at_once_and_all_else_once_in_ten_
     assert schedule.take(12) == ONE
     assert schedule.take(12) is None
     assert schedule.next_s() == float("inf")
+
+
+def test_the_first_word_on_a_generation_waits_for_the_nodes() -> None:
+    schedule = Schedule()
+    schedule.mark(ONE, 1, 0)
+    assert schedule.take(0) == ONE
+    assert schedule.waits(ONE, 1, 0)
+    schedule.mark(ONE, 1, 0.3)  # a node has said something
+    assert schedule.take(0.3) == ONE
+    assert schedule.waits(ONE, 1, 0.3)
+    assert schedule.take(0.7) is None
+    assert schedule.take(NODES_S) == ONE
+    assert not schedule.waits(ONE, 1, NODES_S)
+    schedule.wrote(ONE, 1, NODES_S)
+    assert not schedule.waits(ONE, 1, 1), "the second word keeps to the ten seconds"
+    assert schedule.waits(ONE, 2, 5), "another generation, another first word"
 
 
 def test_what_is_as_it_should_be_may_be_written_at_once_later() -> None:
