@@ -9,7 +9,7 @@ from sniffer.model.identity import Identity
 
 EVERY_S = 10.0
 NODES_S = 0.8
-"""The first word on a generation waits so long for those of the nodes: else it would be old at once, for ten seconds."""
+"""The first word on a generation waits so long for those of the nodes: else it would be old at once, and stand long."""
 WRITES_PER_S = 49.0
 """With the renewals of the lease, fifty."""
 LIMIT_S = 30.0
