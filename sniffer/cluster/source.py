@@ -24,7 +24,8 @@ from sniffer.model.resources import (
     TrafficMirror,
     WrittenKind,
 )
-from sniffer.plan.cluster import Cluster, Policy
+from sniffer.plan.admission import addresses
+from sniffer.plan.cluster import Cluster, Pod, Policy
 from sniffer.plan.compile import Sources
 
 POLL_S = 5.0
@@ -146,7 +147,8 @@ class ClusterSource:
         )
         targets = tuple(value for value in self._readings[MirrorTarget].good() if isinstance(value, MirrorTarget))
         self._known |= {value.identity for value in (*mirrors, *targets)}
-        complete = self._follow_nodes(mirrors) and complete
+        pods = tuple(pod for item in self._objects(_What.PODS) if (pod := views.pod(item)))
+        complete = self._follow_nodes(_names_interfaces(mirrors) or _is_analyzer(pods, targets)) and complete
         return Sources(
             targets=targets,
             mirrors=mirrors,
@@ -154,12 +156,11 @@ class ClusterSource:
             refused={identity: words for one in self._readings.values() for identity, words in one.refused().items()},
             complete=complete,
             known=frozenset(self._known),
-            cluster=self._cluster(),
+            cluster=self._cluster(pods),
         )
 
-    def _follow_nodes(self, mirrors: Iterable[Mirror]) -> bool:
-        """The addresses of all nodes, only while a mirror names interfaces; whether they are known where needed."""
-        needed = any(isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces for mirror in mirrors)
+    def _follow_nodes(self, needed: bool) -> bool:
+        """The addresses of all nodes, only while copies of theirs may pass a hook; whether they are known if needed."""
         if needed and _What.NODES not in self._reflectors:
             # The grace is for this one too: what has run so far goes on meanwhile.
             self._follow(_What.NODES, Watched(_NODES, {}, False, views.of_node), self.contact_s)
@@ -170,7 +171,7 @@ class ClusterSource:
     def _objects(self, what: _What) -> Iterable[Object]:
         return self._reflectors[what].objects().values() if what in self._reflectors else ()
 
-    def _cluster(self) -> Cluster:
+    def _cluster(self, pods: tuple[Pod, ...]) -> Cluster:
         own = next(iter(self._objects(_What.OWN_NODE)), None)
         nodes = views.ipv4(self._objects(_What.NODES))
         refused = {
@@ -184,7 +185,7 @@ class ClusterSource:
             namespaces={
                 name: item["labels"] for (_, name), item in self._reflectors[_What.NAMESPACES].objects().items()
             },
-            pods=tuple(pod for item in self._objects(_What.PODS) if (pod := views.pod(item))),
+            pods=pods,
             node_addresses=nodes,
             policy=replace(self._policy, refused=refused),
         )
@@ -205,6 +206,16 @@ _API_SERVER = Watched(
 def _written(kind: WrittenKind) -> Watched:
     prune = views.of_target if kind is MirrorTarget else views.of_mirror
     return Watched(f"/apis/{API_VERSION}/{kind.plural}", {}, False, prune, f"{kind.plural}.{GROUP}")
+
+
+def _names_interfaces(mirrors: Iterable[Mirror]) -> bool:
+    return any(isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces for mirror in mirrors)
+
+
+def _is_analyzer(pods: Iterable[Pod], targets: Iterable[MirrorTarget]) -> bool:
+    """Whether one of these pods is where copies go."""
+    analyzers = {address for target in targets for address in addresses(target)}
+    return any(not analyzers.isdisjoint(pod.addresses) for pod in pods)
 
 
 def _found_at(host: str) -> frozenset[str]:

@@ -236,6 +236,17 @@ def test_all_nodes_are_followed_only_while_a_mirror_names_interfaces(server: Api
     assert len(server.asked(NODES)) - asked == 2  # this node's
 
 
+def test_all_nodes_are_followed_while_a_pod_of_this_node_is_an_analyzer(
+    server: ApiServer, source: ClusterSource
+) -> None:
+    """Their copies pass the hook towards it."""
+    pod(server, "zeek", "10.9.0.2")
+    eventually(lambda: source.sources().cluster.node_addresses == {"10.0.0.1", "10.0.0.2"})  # type: ignore[union-attr]
+    assert source.sources().complete
+    server.remove(PODS, "zeek", "shop")
+    eventually(lambda: not source.sources().cluster.node_addresses)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("path", [MIRRORS, CLUSTER_MIRRORS, TARGETS, PODS, NODES, NAMESPACES, SLICES, CRDS])
 def test_nothing_is_complete_without_one_of_its_lists(server: ApiServer, path: str) -> None:
     server.intercept = lambda request: failure(500, "InternalError") if request.path == path else None
