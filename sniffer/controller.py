@@ -39,9 +39,9 @@ from sniffer.errors import ApiError
 from sniffer.model.identity import Identity
 from sniffer.model.resources import API_VERSION, GROUP, KINDS, SnifferNode
 from sniffer.plan.cluster import Policy
-from sniffer.plan.rollup import Rollup
+from sniffer.plan.rollup import MIRROR_TARGET, Rollup
 from sniffer.plan.said import Note, named
-from sniffer.plan.schedule import Pace, Schedule
+from sniffer.plan.schedule import EVERY_S, TARGET_EVERY_S, Pace, Schedule
 from sniffer.plan.views import Stored
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,8 @@ class Controller:
         for identity in self._rollup.dirty:
             stored = self._rollup.stored(identity)
             if stored:
-                self._schedule.mark(identity, stored.generation, now_s)
+                every_s = TARGET_EVERY_S if identity.kind == MIRROR_TARGET else EVERY_S
+                self._schedule.mark(identity, stored.generation, now_s, every_s)
             else:
                 self._schedule.forget(identity)
                 self._statuses.forget(identity)

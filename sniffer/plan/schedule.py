@@ -1,5 +1,7 @@
 """When a status is written: what its owner changed at once, everything else at most once in ten seconds.
 
+That of a target says where copies go, and waits for a second only: an analyzer that ends is gone soon.
+
 Times are seconds of one clock that only goes forward.
 """
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from sniffer.model.identity import Identity
 
 EVERY_S = 10.0
+TARGET_EVERY_S = 1.0
 NODES_S = 0.8
 """The first word on a generation waits so long for those of the nodes: else it would be old at once, and stand long."""
 WRITES_PER_S = 49.0
@@ -39,11 +42,11 @@ class Schedule:
         """How many wait to be looked at."""
         return len(self._due)
 
-    def mark(self, identity: Identity, generation: int, now_s: float) -> None:
-        """It may have to be written."""
+    def mark(self, identity: Identity, generation: int, now_s: float, every_s: float = EVERY_S) -> None:
+        """It may have to be written. every_s: how often at most, what its owner changes aside."""
         writes = self._writes.setdefault(identity, _Writes())
         fresh = generation != writes.generation
-        due_s = now_s if fresh else max(now_s, writes.at_s + EVERY_S)
+        due_s = now_s if fresh else max(now_s, writes.at_s + every_s)
         self._due[identity] = (not fresh, max(due_s, writes.not_before_s))
 
     def take(self, now_s: float) -> Identity | None:

@@ -6,7 +6,7 @@ import pytest
 
 from sniffer.model.identity import Identity
 from sniffer.plan.jitter import jitter_s
-from sniffer.plan.schedule import EVERY_S, LIMIT_S, NODES_S, Pace, Schedule
+from sniffer.plan.schedule import EVERY_S, LIMIT_S, NODES_S, TARGET_EVERY_S, Pace, Schedule
 
 ONE, TWO = Identity("TrafficMirror", "shop", "one"), Identity("TrafficMirror", "shop", "two")
 
@@ -27,6 +27,16 @@ def test_a_change_of_its_generation_is_written_at_once_and_all_else_once_in_ten_
     assert schedule.take(12) == ONE
     assert schedule.take(12) is None
     assert schedule.next_s() == float("inf")
+
+
+def test_where_copies_go_is_said_within_a_second() -> None:
+    schedule, target = Schedule(), Identity("MirrorTarget", None, "zeek")
+    schedule.mark(target, 1, 0, TARGET_EVERY_S)
+    assert schedule.take(0) == target
+    schedule.wrote(target, 1, 0)
+    schedule.mark(target, 1, 0.5, TARGET_EVERY_S)
+    assert schedule.take(0.9) is None
+    assert schedule.take(TARGET_EVERY_S) == target
 
 
 def test_the_first_word_on_a_generation_waits_for_the_nodes() -> None:
