@@ -5,8 +5,11 @@
  * endpoint that the mark names.
  *
  * A copy of another node has no mark. Where such copies pass (guarded hooks: interfaces of nodes, and towards a pod that is an
- * analyzer) it is known by its outer header: from the address of a node, with the tunnel and the key of an analyzer. Other
- * hooks do not look at it, so that no pod hides by forging our header.
+ * analyzer) it is known by its outer header: the tunnel and the key of an analyzer, and on interfaces of nodes the address of
+ * a node as its source. Other hooks do not look at it, so that no pod hides by forging our header.
+ *
+ * On its way out of a node by an overlay a copy of ours has the overlay's header in front of it, and still our mark: on
+ * interfaces of nodes that is enough.
  */
 #ifndef SNIFFER_GUARD_H
 #define SNIFFER_GUARD_H
@@ -52,10 +55,9 @@ static __always_inline bool is_outer(struct outer *key, struct window *w, __u32 
 	return bpf_map_lookup_elem(&outers, key);
 }
 
-static __always_inline bool is_copy_of_another_node(struct window *w)
+static __always_inline bool has_analyzers_header(struct window *w)
 {
 	__u32 ip = w->tag_length + OUTER_IP, transport = w->tag_length + OUTER_TRANSPORT;
-	struct outer source = {.kind = OUTER_NODE};
 	struct outer header = {.kind = OUTER_HEADER};
 
 	if (w->length < transport + 8 || window_u16(w, ip - 2) != ETH_P_IP || window_u8(w, ip) != 0x45)
@@ -73,7 +75,28 @@ static __always_inline bool is_copy_of_another_node(struct window *w)
 	} else {
 		return false;
 	}
-	return is_outer(&header, w, ip + 16) && is_outer(&source, w, ip + 12);
+	return is_outer(&header, w, ip + 16);
+}
+
+static __always_inline bool is_from_a_node(struct window *w)
+{
+	struct outer source = {.kind = OUTER_NODE};
+
+	return is_outer(&source, w, w->tag_length + OUTER_ADDRESSES);
+}
+
+/* Whether a frame on a hook with this guard is a copy already. */
+static __always_inline bool is_copy(struct __sk_buff *skb, struct window *w, enum direction direction, enum guard guard)
+{
+	if (direction == EGRESS) {
+		if (is_our_copy(skb, w))
+			return true;
+		if (guard == GUARD_NODE && (skb->mark & MARK_COPY_MASK) == MARK_COPY)
+			return true;
+	}
+	if (guard == GUARD_NONE || !has_analyzers_header(w))
+		return false;
+	return guard == GUARD_ANALYZER || is_from_a_node(w);
 }
 
 #endif

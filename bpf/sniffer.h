@@ -36,9 +36,14 @@
 
 enum direction { INGRESS = 0, EGRESS = 1 };
 
-/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | HOOK_GUARDED | list id, at one of the
+/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | enum guard << 29 | list id, at one of the
  * HOOKS_PROBES places from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store. */
-#define HOOK_GUARDED 0x40000000 /* copies of other nodes pass here, and are not copied again */
+#define HOOK_GUARD_SHIFT 29
+#define HOOK_LIST_MASK 0x1fffffff
+
+/* Which copies pass a hook beside those with our mark and header. NODE: an interface of a node: those of other nodes, and ours
+ * inside of an overlay. ANALYZER: towards a pod that is an analyzer: whoever sent them. */
+enum guard { GUARD_NONE = 0, GUARD_NODE = 1, GUARD_ANALYZER = 2 };
 
 /* Value of `lists`: mirror ids in order, 0 ends. */
 struct list {
@@ -100,7 +105,7 @@ struct egress {
 };
 
 /* Key of `outers`, whose values mean nothing: what the outer headers of copies from other nodes look like. Integers are in
- * host byte order. A copy has an address of ours as its source (OUTER_NODE: nothing else is set) and an analyzer's header:
+ * host byte order. A copy has a node's address as its source (OUTER_NODE: nothing else is set) and an analyzer's header:
  * VXLAN: port, key is the VNI; GRE: port is OUTER_GRE_KEY and key is the key, or both are 0. Later fragments
  * have OUTER_LATER with address and protocol. */
 enum outer_kind { OUTER_NODE = 1, OUTER_HEADER = 2, OUTER_LATER = 3 };

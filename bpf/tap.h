@@ -10,7 +10,7 @@
 #include "guard.h"
 #include "path.h"
 
-/* The list of a hook and HOOK_GUARDED, 0 for none. */
+/* The list of a hook and its guard, 0 for none. */
 static __always_inline __u32 list_of(__u32 ifindex, __u32 direction)
 {
 	__u64 owner = (__u64)ifindex << 32 | (__u64)direction << 31;
@@ -156,14 +156,13 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	s = scratch_at(*level);
 	if (!s || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
-	if ((direction == EGRESS && is_our_copy(skb, &s->window)) ||
-	    (list & HOOK_GUARDED && is_copy_of_another_node(&s->window))) {
+	if (is_copy(skb, &s->window, direction, list >> HOOK_GUARD_SHIFT)) {
 		count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
 		return TC_ACT_UNSPEC;
 	}
 	s->copies = 0;
 	*level += 1;
-	mirror_all(skb, *level - 1, list & ~HOOK_GUARDED);
+	mirror_all(skb, *level - 1, list & HOOK_LIST_MASK);
 	*level -= 1;
 	return TC_ACT_UNSPEC;
 }

@@ -12,9 +12,9 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from sniffer.plan import names
 from sniffer.plan.compile import Sources
 from sniffer.plan.facts import Mechanism
 from sniffer.plan.report import report
+from sniffer.plan.state import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,9 @@ class Source(Protocol):
 
     def fresh(self) -> bool:
         """Whether the source was heard recently enough for leases to be renewed."""
+
+    def faults(self) -> Mapping[str, str]:
+        """What is wrong with the source now, in words, by what it concerns."""
 
     def report(self, status: Mapping[str, Any]) -> None:
         """Takes the status of this node's SnifferNode."""
@@ -161,9 +165,10 @@ class Agent:
         if sources.cluster is not None and not sources.complete:
             sources = Sources((), (), complete=False)  # what is there holds until everything has been listed once
         failures: list[str] = []
+        fresh, broken = self._source.fresh(), False
         try:
             for _ in range(ROUNDS):
-                plan = self._node.plan(sources, self._name, self._source.fresh())
+                plan = self._node.plan(sources, self._name, fresh)
                 if not plan or failures:
                     break
                 log.debug("plan: %s", plan)
@@ -171,23 +176,37 @@ class Agent:
         except SnifferError as error:
             if isinstance(error, MachineError) and not self._settled:
                 raise  # at the start somebody is there to read it; later on it may pass
-            failures = [str(error)]
+            failures, broken = [str(error)], True
         self._say(failures)
-        if not failures and sources.cluster is not None:
-            self._source.report(report(self._node.verdicts, sources.mirrors, sniffer.__version__))
-        if not self._settled and not failures:
+        if not broken and sources.cluster is not None:
+            verdicts = self._node.verdicts() if fresh else _unheard(self._node.verdicts(), self._source.faults())
+            self._source.report(report(verdicts, sources.mirrors, sniffer.__version__))
+        if not self._settled and not broken:
             self._settled = True
             programs.drop_others(self._pins)
             log.info("ready")
         if failures:
             return PROBE_S
-        return min(self._resync_s, self._node.wait_s or self._resync_s)
+        wait_s = self._node.wait_s
+        return self._resync_s if wait_s is None else min(self._resync_s, wait_s)
 
     def _say(self, failures: list[str]) -> None:
         for failure in failures:
             if failure not in self._said:
                 log.error("%s; trying again", failure)
         self._said = failures
+
+
+def _unheard(verdicts: Sequence[Verdict], faults: Mapping[str, str]) -> tuple[Verdict, ...]:
+    """While leases are not renewed nothing goes on for long."""
+    words = "; ".join(f"{what}: {fault}" for what, fault in sorted(faults.items()))
+    message = f"the API server has been silent for too long ({words or 'no answer'})"
+    return tuple(
+        replace(verdict, state="Suspended", reason="LeaseEnded", message=message)
+        if verdict.state == "Programmed"
+        else verdict
+        for verdict in verdicts
+    )
 
 
 def run(options: Options) -> None:

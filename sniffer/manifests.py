@@ -102,6 +102,10 @@ class Manifests:
         """A directory that cannot be read keeps its word."""
         return True
 
+    def faults(self) -> Mapping[str, str]:
+        """Verdicts tell of them."""
+        return {}
+
     def report(self, status: Mapping[str, Any]) -> None:
         """Nobody to report to: `sniffer status` reads the pins."""
 

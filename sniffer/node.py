@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sniffer.abi.limits import PathWord
+from sniffer.abi.records import Hook
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.netlink import Netlink
@@ -18,7 +19,7 @@ from sniffer.model.identity import Identity
 from sniffer.plan import ops
 from sniffer.plan.binding import Owners, bind
 from sniffer.plan.cluster import Binding
-from sniffer.plan.compile import Sources, compile_sources, endpoint_addresses, hold
+from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_addresses, hold, hold_waiting
 from sniffer.plan.diff import diff
 from sniffer.plan.facts import Facts, Link, Mechanism, PathState
 from sniffer.plan.ids import Assignment, contents
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 PROBE_S = 1.0
 """How often the kernel is asked again for a neighbour that does not answer."""
 BINDING_S = 0.2
-"""How often a pod's network namespace is looked for."""
+"""How often a pod's network namespace is looked for at first."""
+BINDING_MAX_S = 5.0
 
 
 class Node:
@@ -61,8 +63,11 @@ class Node:
         self._last: tuple[Sources, object, Wanted] | None = None
         self.wait_s: float | None = None
         """How soon to look again though nothing was heard: an endpoint does not answer, a pod has no interface yet."""
-        self.verdicts: tuple[Verdict, ...] = ()
-        """Of the last plan."""
+        self._verdicts: tuple[Verdict, ...] = ()
+        self._unattached: Mapping[Hook, str] = {}
+        self._links: tuple[Link, ...] = ()
+        self._waits_s = BINDING_S
+        self._seen: Sources | None = None
 
     def close(self) -> None:
         if self._maps:
@@ -111,7 +116,11 @@ class Node:
             found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners)
         self._owners = found.owners
         if found.waits:
-            self.wait_s = BINDING_S
+            # Who is not found at once may never be: what is looked for is looked for ever more rarely.
+            self.wait_s = self._waits_s
+            self._waits_s = min(self._waits_s * 1.5, BINDING_MAX_S)
+        if not found.waits or sources is not self._seen:
+            self._waits_s, self._seen = BINDING_S, sources
         if self._namespaces.fault and self._namespaces.fault != self._said:
             log.error("%s", self._namespaces.fault)
         self._said = self._namespaces.fault
@@ -124,13 +133,25 @@ class Node:
         wanted = self._compiled(sources, facts)
         if not sources.complete:
             wanted = _held(wanted, observed, sources.known)
-        self.verdicts = wanted.verdicts
+        reasons = {verdict.reason for verdict in wanted.verdicts}
+        if reasons & WAITING:
+            wanted = _held(wanted, observed, None)
+        if "Compiling" in reasons:
+            self._last, self.wait_s = None, 0.0
+        self._links = facts.links
         desired = self._desired(wanted, observed, facts, node_name)
         return diff(observed, desired, {number: name for name, number in self._programs.items()})
 
     def apply(self, plan: ops.Plan) -> list[str]:
         """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
-        return self._kernel.apply(plan) if self._kernel else []
+        self._unattached = self._kernel.apply(plan) if self._kernel else {}
+        return list(self._unattached.values())
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Of the last plan, and of what came of it."""
+        names = {link.index: link.name for link in self._links}
+        missing = {names.get(hook.ifindex, ""): words for hook, words in self._unattached.items()}
+        return tuple(_not_attached(verdict, missing) for verdict in self._verdicts)
 
     def _compiled(self, sources: Sources, facts: Facts) -> Wanted:
         """The same sources on the same node mean the same, until some mirror ends."""
@@ -147,27 +168,37 @@ class Node:
         assignment = Assignment(observed, facts)
         desired = assignment.state(wanted, node_name)
         if assignment.full:
-            desired = Assignment(observed, facts).state(_with_full(wanted, assignment.full), node_name)
+            wanted = _with_full(wanted, assignment.full)
+            desired = Assignment(observed, facts).state(wanted, node_name)
+        self._verdicts = wanted.verdicts
         return desired
 
 
-def _held(wanted: Wanted, observed: State, known: frozenset[Identity]) -> Wanted:
-    """What is not attached is not held: its interface may be gone, and another have its index."""
+def _held(wanted: Wanted, observed: State, known: frozenset[Identity] | None) -> Wanted:
+    """What is not attached is not held: its interface may be gone, and another have its index.
+
+    known: see compile.hold; None: only what waits for us is held.
+    """
     paths = {record: PathWord(observed.paths.get(number, 0)) for number, record in observed.egress.items()}
     live = {hook for hook, attachment in observed.attachments.items() if attachment.program}
     try:
         mirrored = {hook: mirrors for hook, mirrors in contents(observed).items() if hook in live}
-        held = hold(wanted, mirrored, paths, known)
+        held = hold_waiting(wanted, mirrored, paths) if known is None else hold(wanted, mirrored, paths, known)
     except KeyError:
         return wanted  # what is there is not whole: nothing to hold on to
-    return replace(held, guarded=held.guarded | observed.guarded, outers=held.outers | observed.outers)
+    return replace(held, guards={**observed.guards, **held.guards}, outers=held.outers | observed.outers)
+
+
+def _not_attached(verdict: Verdict, missing: Mapping[str, str]) -> Verdict:
+    words = "; ".join(missing[name] for name in verdict.interfaces if name in missing)
+    return replace(verdict, state="Degraded", reason="NotAttached", message=words) if words else verdict
 
 
 def _with_full(wanted: Wanted, full: Mapping[Identity, str]) -> Wanted:
     verdicts = tuple(
-        Verdict(v.identity, "Degraded", "TableFull", f"the map {full[v.identity]} is full", v.interfaces, v.targets)
+        replace(v, state="Degraded", reason="TableFull", message=f"the map {full[v.identity]} is full")
         if v.identity in full
         else v
         for v in wanted.verdicts
     )
-    return Wanted(wanted.hooks, wanted.paths, verdicts)
+    return replace(wanted, verdicts=verdicts)

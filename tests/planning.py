@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from struct import unpack
 
-from sniffer.abi.limits import LIST_LENGTH, Direction, NameKind
+from sniffer.abi.limits import LIST_LENGTH, Direction, Guard, NameKind
 from sniffer.abi.records import (
     EGRESS_SIZE,
     FILTER_SIZE,
@@ -67,7 +67,7 @@ class Machine:
     memory: dict[Place, bytes] = field(default_factory=dict)
     words: dict[Place, int] = field(default_factory=dict)
     hooks: dict[Hook, int] = field(default_factory=dict)
-    guarded: set[Hook] = field(default_factory=set)
+    guards: dict[Hook, Guard] = field(default_factory=dict)
     outers: set[OuterKey] = field(default_factory=set)
     names: dict[NameKey, str] = field(default_factory=dict)
     counted: dict[int, set[Identity]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Machine:
         }
         return State(
             hooks=dict(self.hooks),
-            guarded=frozenset(self.guarded),
+            guards=dict(self.guards),
             outers=frozenset(self.outers),
             lists={n: unpack_list(octets) for n, octets in self._records("lists")},
             filters={n: unpack_program(octets) for n, octets in self._records("filters") if octets[:2] != b"\0\0"},
@@ -197,13 +197,13 @@ class Machine:
                 self._word(("paths", number), word)
             case ops.PutName(key, text):
                 self.names[key] = text
-            case ops.SetHook(hook, number, guarded):
-                assert not guarded or self.outers, "guarded, and nothing to know copies by"
+            case ops.SetHook(hook, number, guard):
                 self.hooks[hook] = number
-                (self.guarded.add if guarded else self.guarded.discard)(hook)
+                self.guards = {other: kind for other, kind in self.guards.items() if other != hook}
+                self.guards |= {hook: guard} if guard else {}
             case ops.RemoveHook(hook):
                 self.hooks.pop(hook, None)
-                self.guarded.discard(hook)
+                self.guards.pop(hook, None)
             case ops.PutOuter(key):
                 self.outers.add(key)
             case ops.RemoveOuter(key):

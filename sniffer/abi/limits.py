@@ -27,7 +27,8 @@ FRAME_LIMIT = 16000
 
 CODE_RULE = 0x1000
 RELAY_SHARED = 1 << 32
-HOOK_GUARDED = 0x40000000
+HOOK_GUARD_SHIFT = 29
+HOOK_LIST_MASK = 0x1FFFFFFF
 OUTER_GRE_KEY = 0x2000
 GENERATIONS = 1024
 
@@ -68,6 +69,14 @@ class PathWord(IntEnum):
     REACHABLE = 1
     UNREACHABLE = 2
     NO_ROUTE = 3
+
+
+class Guard(IntEnum):
+    """Which copies pass a hook beside those with our mark and header."""
+
+    NONE = 0
+    NODE = 1
+    ANALYZER = 2
 
 
 class OuterKind(IntEnum):

@@ -10,7 +10,8 @@ from itertools import takewhile
 
 from sniffer.abi.limits import (
     ENDPOINTS_LENGTH,
-    HOOK_GUARDED,
+    HOOK_GUARD_SHIFT,
+    HOOK_LIST_MASK,
     HOOKS_MAX,
     HOOKS_PROBES,
     LIST_LENGTH,
@@ -19,6 +20,7 @@ from sniffer.abi.limits import (
     TARGETS_LENGTH,
     TEMPLATE_LENGTH,
     Direction,
+    Guard,
     NameKind,
     Outcome,
     OuterKind,
@@ -85,15 +87,16 @@ class Hook:
         first = 2 * self.ifindex + self.direction
         return tuple((first + n) % HOOKS_MAX for n in range(HOOKS_PROBES))
 
-    def word(self, list_id: int, guarded: bool = False) -> int:
-        """Its word in `hooks`: ifindex << 32 | direction << 31 | HOOK_GUARDED | list id."""
-        return self.ifindex << 32 | self.direction << 31 | (HOOK_GUARDED if guarded else 0) | list_id
+    def word(self, list_id: int, guard: Guard = Guard.NONE) -> int:
+        """Its word in `hooks`: ifindex << 32 | direction << 31 | guard << HOOK_GUARD_SHIFT | list id."""
+        return self.ifindex << 32 | self.direction << 31 | guard << HOOK_GUARD_SHIFT | list_id
 
     @classmethod
-    def of_word(cls, word: int) -> tuple["Hook", int, bool]:
-        """Hook, list id, whether it is guarded."""
-        list_id = word & 0x7FFFFFFF & ~HOOK_GUARDED
-        return cls(word >> 32, Direction(word >> 31 & 1)), list_id, bool(word & HOOK_GUARDED)
+    def of_word(cls, word: int) -> tuple["Hook", int, Guard]:
+        """Hook, list id, guard; a guard that nobody knows is none."""
+        number = word >> HOOK_GUARD_SHIFT & 3
+        guard = Guard(number) if number in tuple(Guard) else Guard.NONE
+        return cls(word >> 32, Direction(word >> 31 & 1)), word & HOOK_LIST_MASK, guard
 
 
 def pack_list(mirrors: tuple[int, ...]) -> bytes:

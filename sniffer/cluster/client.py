@@ -67,7 +67,7 @@ class Client:
         self.host: str = self._configuration.host
         """URL."""
         self._pool: urllib3.PoolManager = RESTClientObject(self._configuration).pool_manager
-        self._pool.connection_pool_kw["ssl_context"] = _tls()
+        self._pool.connection_pool_kw["ssl_context"] = _tls(self._configuration.verify_ssl)
         self._lock = threading.Lock()
         self._readiness = threading.Lock()
         self._ready = (0.0, False)
@@ -216,10 +216,11 @@ class Client:
         return {item["key"]: item["value"] for item in settings if item["in"] == "header" and item["value"]}
 
 
-def _tls() -> ssl.SSLContext:
+def _tls(verify: bool) -> ssl.SSLContext:
     """As kubectl judges certificates: Python 3.13 else refuses authorities without a key usage, which clusters have."""
     context = create_urllib3_context()
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.check_hostname = verify
     return context
 
 

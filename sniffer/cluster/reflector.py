@@ -221,11 +221,20 @@ class Reflector:
         changed = False
         if kind != "BOOKMARK" and version > self._versions.get(key, 0):
             if kept is None and self._crd and key in self._objects:
-                self._crd.believe(version)
+                self._believe(version)
             changed = self._put(key, kept)
             self._versions[key] = version
         self._version = max(self._version or 0, version)
         self._contact(changed)
+
+    def _believe(self, version: int) -> None:
+        """Raises where the CRD is gone, or cannot be read: then only a list, which asks again, is contact."""
+        try:
+            if self._crd:
+                self._crd.believe(version)
+        except ApiError:
+            self._version = None
+            raise
 
     def _put(self, key: Key, item: Object | None) -> bool:
         """Whether the view is another now; None takes the object out of it."""

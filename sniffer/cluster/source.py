@@ -14,7 +14,6 @@ from sniffer.cluster import views
 from sniffer.cluster.client import Client
 from sniffer.cluster.reflector import Object, Reflector, Watched
 from sniffer.cluster.report import Reporter
-from sniffer.model.identity import Identity
 from sniffer.model.resources import (
     API_VERSION,
     GROUP,
@@ -24,7 +23,6 @@ from sniffer.model.resources import (
     TrafficMirror,
     WrittenKind,
 )
-from sniffer.plan.admission import addresses
 from sniffer.plan.cluster import Cluster, Pod, Policy
 from sniffer.plan.compile import Sources
 
@@ -75,7 +73,6 @@ class ClusterSource:
         self._outdated = threading.Event()
         self._outdated.set()
         self._readings = {kind: views.Readings(kind) for kind in _KINDS}
-        self._known: set[Identity] = set()
         self._sources = Sources((), (), complete=False)
         self._reflectors: dict[_What | WrittenKind, Reflector] = {}
         for kind in _KINDS:
@@ -139,34 +136,31 @@ class ClusterSource:
         self._changed()
 
     def _look(self) -> Sources:
-        complete = all(reflector.synced for reflector in self._reflectors.values())
+        complete = all(reflector.synced for what, reflector in self._reflectors.items() if what is not _What.NODES)
         for kind, readings in self._readings.items():
             readings.take(self._reflectors[kind].objects())
         mirrors = tuple(
             value for kind in _KINDS for value in self._readings[kind].good() if not isinstance(value, MirrorTarget)
         )
         targets = tuple(value for value in self._readings[MirrorTarget].good() if isinstance(value, MirrorTarget))
-        self._known |= {value.identity for value in (*mirrors, *targets)}
         pods = tuple(pod for item in self._objects(_What.PODS) if (pod := views.pod(item)))
-        complete = self._follow_nodes(_names_interfaces(mirrors) or _is_analyzer(pods, targets)) and complete
+        self._follow_nodes(_names_interfaces(mirrors))
         return Sources(
             targets=targets,
             mirrors=mirrors,
             stale={identity: words for one in self._readings.values() for identity, words in one.stale().items()},
             refused={identity: words for one in self._readings.values() for identity, words in one.refused().items()},
             complete=complete,
-            known=frozenset(self._known),
             cluster=self._cluster(pods),
         )
 
-    def _follow_nodes(self, needed: bool) -> bool:
-        """The addresses of all nodes, only while copies of theirs may pass a hook; whether they are known if needed."""
+    def _follow_nodes(self, needed: bool) -> None:
+        """The addresses of all nodes, only while their copies are to be told from traffic."""
         if needed and _What.NODES not in self._reflectors:
             # The grace is for this one too: what has run so far goes on meanwhile.
             self._follow(_What.NODES, Watched(_NODES, {}, False, views.of_node), self.contact_s)
         elif not needed and _What.NODES in self._reflectors:
             self._reflectors.pop(_What.NODES).stop(wait_s=0)
-        return not needed or self._reflectors[_What.NODES].synced
 
     def _objects(self, what: _What) -> Iterable[Object]:
         return self._reflectors[what].objects().values() if what in self._reflectors else ()
@@ -187,6 +181,7 @@ class ClusterSource:
             },
             pods=pods,
             node_addresses=nodes,
+            nodes_known=_What.NODES in self._reflectors and self._reflectors[_What.NODES].synced,
             policy=replace(self._policy, refused=refused),
         )
 
@@ -210,12 +205,6 @@ def _written(kind: WrittenKind) -> Watched:
 
 def _names_interfaces(mirrors: Iterable[Mirror]) -> bool:
     return any(isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces for mirror in mirrors)
-
-
-def _is_analyzer(pods: Iterable[Pod], targets: Iterable[MirrorTarget]) -> bool:
-    """Whether one of these pods is where copies go."""
-    analyzers = {address for target in targets for address in addresses(target)}
-    return any(not analyzers.isdisjoint(pod.addresses) for pod in pods)
 
 
 def _found_at(host: str) -> frozenset[str]:

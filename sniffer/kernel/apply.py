@@ -28,9 +28,9 @@ class Kernel:
         self._netlink = netlink
         self._programs = programs
 
-    def apply(self, plan: ops.Plan) -> list[str]:
-        """The hooks that could not be attached to, in words. Raises SnifferError at any other op that fails."""
-        failures = []
+    def apply(self, plan: ops.Plan) -> dict[Hook, str]:
+        """The hooks that could not be attached to, and why. Raises SnifferError at any other op that fails."""
+        failures = {}
         for op in plan:
             try:
                 self._apply(op)
@@ -38,7 +38,7 @@ class Kernel:
                 if not isinstance(op, ops.Attach):
                     raise
                 if not (isinstance(error, KernelError) and error.errno == errno.ENODEV):  # gone meanwhile
-                    failures.append(str(error))
+                    failures[op.hook] = str(error)
         return failures
 
     def _apply(self, op: ops.Op) -> None:  # noqa: C901, PLR0912 (one match over all ops)
@@ -68,8 +68,8 @@ class Kernel:
                 maps.write("mirrors", number, record.pack())
             case ops.PutList(number, mirrors):
                 maps.write("lists", number, pack_list(mirrors))
-            case ops.SetHook(hook, number, guarded):
-                self._set_hook(hook, hook.word(number, guarded))
+            case ops.SetHook(hook, number, guard):
+                self._set_hook(hook, hook.word(number, guard))
             case ops.RemoveHook(hook):
                 self._remove_hook(hook)
             case ops.Attach(hook, mechanism, program):

@@ -39,7 +39,7 @@ def observe(maps: Maps, pins: Pins, netlink: Netlink, pair: Relay | None) -> Sta
         candidates |= set(relay_hooks(pair))
     return State(
         hooks=hooks,
-        guarded=frozenset(hook for hook, _, guarded in words if guarded),
+        guards={hook: guard for hook, _, guard in words if guard},
         outers=frozenset(OuterKey.unpack(key) for key, _ in maps.outers.items()),
         lists=dict(_records(maps, "lists", unpack_list)),
         filters=dict(_filters(maps)),

@@ -25,10 +25,20 @@ Targets = Mapping[str, MirrorTarget]
 
 def refusal(mirror: Mirror, targets: Targets, cluster: Cluster | None) -> Refusal | None:
     """None: accepted. `cluster` is None where resources come from files, which only administrators write."""
+    return bad_filter(mirror) or not_allowed(mirror, targets, cluster)
+
+
+def bad_filter(mirror: Mirror) -> Refusal | None:
+    """What is wrong with a filter. This may take libpcap a second."""
     try:
         rules.program(mirror.spec.filter, mirror.spec.rules)
     except FilterError as error:
         return Refusal("BadFilter", f"{error.field or 'spec.filter'}: {error}")
+    return None
+
+
+def not_allowed(mirror: Mirror, targets: Targets, cluster: Cluster | None) -> Refusal | None:
+    """Whatever else `refusal` looks for."""
     if cluster is None:
         return _without_cluster(mirror) or _missing_target(mirror, targets)
     if isinstance(mirror, TrafficMirror) and cluster.is_protected(mirror.metadata.namespace):
@@ -59,7 +69,7 @@ def _refused_target(mirror: Mirror, targets: Targets, cluster: Cluster) -> Refus
         if isinstance(mirror, TrafficMirror):
             grant = target.spec.allowed_namespaces
             namespace = mirror.metadata.namespace
-            if grant is None or not grant.matches(cluster.namespaces.get(namespace, {})):
+            if grant is None or not cluster.selects(grant, namespace):
                 message = f"MirrorTarget {ref.name} is not granted to namespace {namespace}"
                 return Refusal("TargetNotAllowed", f"spec.targetRefs[{number}].name: {message}")
         refused = target_refusal(target, cluster.policy)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from sniffer.model.selector import Labels
+from sniffer.model.selector import Labels, LabelSelector
 
 PROTECTED_LABEL = "sniffer.dev/protected"
 """An administrator protects a namespace by this label, with any value but `false`."""
@@ -65,12 +65,19 @@ class Cluster:
     pods: tuple[Pod, ...] = ()
     node_addresses: frozenset[str] = frozenset()
     """IPv4 addresses of all nodes; empty while nobody needs them."""
+    nodes_known: bool = True
+    """Whether they were listed. Before that a mirror of a node's interface might copy the copies of others."""
     policy: Policy = Policy()
 
     def is_protected(self, namespace: str) -> bool:
-        """Whether only ClusterTrafficMirrors that say so may mirror pods of this namespace."""
-        label = self.namespaces.get(namespace, {}).get(PROTECTED_LABEL, "false")
-        return namespace in PROTECTED_ALWAYS or label != "false"
+        """Whether only ClusterTrafficMirrors that say so may mirror pods of this namespace; one not known yet is."""
+        labels = self.namespaces.get(namespace)
+        return namespace in PROTECTED_ALWAYS or labels is None or labels.get(PROTECTED_LABEL, "false") != "false"
+
+    def selects(self, selector: LabelSelector, namespace: str) -> bool:
+        """Whether a selector matches the labels of a namespace; none matches one that is not known yet."""
+        labels = self.namespaces.get(namespace)
+        return labels is not None and selector.matches(labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@ exception, and stops no other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Oversize, PathWord
-from sniffer.abi.records import EgressRecord, Hook
+from sniffer import pcap
+from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Guard, Oversize, PathWord
+from sniffer.abi.records import EgressRecord, Hook, Program
+from sniffer.errors import FilterError
 from sniffer.model import resources
 from sniffer.model.identity import Identity
 from sniffer.model.resources import MIRROR_KINDS, ClusterTrafficMirror, MirrorTarget
@@ -44,6 +47,10 @@ class Sources:
     """What else the API server tells; None: the source is a directory."""
 
 
+COMPILED_LENGTH = 8192
+"""Characters of filters to compile in one look; the longest that libpcap takes long for are some 5,000 a second."""
+
+
 class _RefusedError(Exception):
     """A mirror that cannot be in force: state, reason, message."""
 
@@ -74,8 +81,10 @@ class _Compilation:
         self._hooks: dict[Hook, list[Mirror]] = {}
         self._paths: dict[EgressRecord, PathWord] = {}
         self._tunnels: dict[str, Tunnel | _RefusedError] = {}
-        self._guarded: set[Hook] = set()
+        self._named: set[Hook] = set()
         self._ends: list[datetime] = []
+        self._compiled = 0
+        """Characters of filters that libpcap has seen in this look."""
 
     def wanted(self) -> Wanted:
         verdicts = [v for mirror in sorted(self._sources.mirrors, key=precedence) if (v := self._verdict(mirror))]
@@ -85,11 +94,11 @@ class _Compilation:
         hooks = {hook: tuple(mirrors) for hook, mirrors in self._hooks.items()}
         used = {e for mirrors in hooks.values() for m in mirrors for t in m.tunnels for e in t.endpoints}
         paths = {e: word for e, word in self._paths.items() if e in used}
-        guarded = frozenset((self._guarded | self._towards_analyzers()) & hooks.keys())
-        nodes = self._sources.cluster.node_addresses if self._sources.cluster and guarded else ()
-        outers = outer_keys(self._sources.targets, nodes)
-        until = min(self._ends, default=None)
-        return Wanted(hooks, paths, tuple(verdicts), guarded if outers else frozenset(), outers, until)
+        guards = dict.fromkeys(self._named, Guard.NODE) | dict.fromkeys(self._towards_analyzers(), Guard.ANALYZER)
+        guards = {hook: guard for hook, guard in guards.items() if hook in hooks}
+        nodes = self._sources.cluster.node_addresses if self._sources.cluster else ()
+        outers = outer_keys(self._sources.targets, nodes) if guards else frozenset()
+        return Wanted(hooks, paths, tuple(verdicts), guards, outers, min(self._ends, default=None))
 
     def _towards_analyzers(self) -> set[Hook]:
         """Hooks by which copies reach pods of this node that are analyzers."""
@@ -104,18 +113,21 @@ class _Compilation:
         refs = tuple(ref.name for ref in resource.spec.target_refs)
         selection = Selection()
         try:
+            selected = self._selector.select(resource) if self._sources.cluster else None
+            if self._sources.cluster and (selected is None or not (selected.selected or is_named(resource))):
+                return None  # what the mirrors of other nodes say, the controller tells
+            selection = selected or selection
             self._admit(resource)
-            selected = self._selector.select(resource)
-            if selected is None:
-                return None
-            selection = selected
+            selection = selected or self._selector.select(resource) or selection
+            if is_named(resource) and self._sources.cluster and not self._sources.cluster.nodes_known:
+                raise _RefusedError("Pending", "NodesUnknown", "the nodes of the cluster have not been listed yet")
             if selection.fault:
                 raise _RefusedError(selection.fault, selection.reason, selection.message)
             mirror = self._mirror(resource)
         except _RefusedError as refusal:
             state, reason, message = refusal.args
             return Verdict(resource.identity, state, reason, message, (), refs, selection.selected)
-        reason, message = selection.reason, selection.message
+        reason, message = (selection.reason, selection.message) if selection.reason else self._lacking(resource)
         if selection.links:
             unreachable = self._unreachable(resource)
             reason, message = ("EndpointUnreachable", unreachable) if unreachable else (reason, message)
@@ -129,7 +141,7 @@ class _Compilation:
         return _with_source(verdict, self._sources.stale)
 
     def _admit(self, resource: resources.Mirror) -> None:
-        refusal = admission.refusal(resource, self._targets, self._sources.cluster)
+        refusal = admission.not_allowed(resource, self._targets, self._sources.cluster)
         refusal = refusal or self._by_controller(resource)
         if refusal:
             raise _RefusedError("Rejected", refusal.reason, refusal.message)
@@ -165,7 +177,34 @@ class _Compilation:
         if not ready:
             names = ", ".join(target.metadata.name for target in awake)
             raise _RefusedError("Pending", "NoEndpoints", f"MirrorTarget {names}: no Service has a ready endpoint")
-        return Mirror(resource.identity, rules.program(spec.filter, spec.rules), spec.snap_length, ready)
+        return Mirror(resource.identity, self._program(resource), spec.snap_length, ready)
+
+    def _program(self, resource: resources.Mirror) -> Program:
+        """Not too many filters in one look: libpcap may take a second for one, and leases have to be renewed."""
+        spec = resource.spec
+        for text in filter(None, [spec.filter, *(rule.filter for rule in spec.rules or ())]):
+            if pcap.is_compiled(text):
+                continue
+            if self._compiled >= COMPILED_LENGTH:
+                raise _RefusedError("Pending", "Compiling", "its filters wait for those of others")
+            self._compiled += len(text)
+            with suppress(FilterError):  # said below, with its place
+                pcap.compile(text)
+        refusal = admission.bad_filter(resource)
+        if refusal:
+            raise _RefusedError("Rejected", refusal.reason, refusal.message)
+        return rules.program(spec.filter, spec.rules)
+
+    def _lacking(self, resource: resources.Mirror) -> tuple[str | None, str | None]:
+        """Targets that get nothing while others do."""
+        targets = [self._targets[ref.name] for ref in resource.spec.target_refs]
+        asleep = [target.metadata.name for target in targets if target.spec.suspend]
+        if asleep:
+            return "TargetSuspended", f"MirrorTarget {', '.join(asleep)}: suspended"
+        empty = [target.metadata.name for target in targets if not admission.addresses(target)]
+        if empty:
+            return "NoEndpoints", f"MirrorTarget {', '.join(empty)}: no Service has a ready endpoint"
+        return None, None
 
     def _tunnel(self, target: MirrorTarget) -> Tunnel:
         name = target.metadata.name
@@ -207,12 +246,12 @@ class _Compilation:
     def _place(self, mirror: Mirror, resource: resources.Mirror, links: tuple[Link, ...]) -> list[str]:
         """Adds a mirror to its hooks; the names of the hooks that had no room."""
         full = []
-        named = is_named(resource)
+        named = is_named(resource) and self._sources.cluster is not None
         for link, direction in ((link, d) for link in links for d in hook_directions(resource)):
             hook = Hook(link.index, direction)
             mirrors = self._hooks.setdefault(hook, [])
             if named:
-                self._guarded.add(hook)
+                self._named.add(hook)
             if len(mirrors) < LIST_LENGTH:
                 mirrors.append(mirror)
             else:
@@ -226,6 +265,26 @@ def _with_source(verdict: Verdict, stale: Mapping[Identity, str]) -> Verdict:
     if message is None or verdict.state != "Programmed":
         return verdict
     return replace(verdict, state="Degraded", reason="SourceUnreadable", message=message)
+
+
+WAITING = frozenset({"Compiling", "NodesUnknown"})
+"""Reasons of what waits for something of ours."""
+
+
+def hold_waiting(
+    wanted: Wanted, observed: Mapping[Hook, tuple[Mirror, ...]], paths: Mapping[EgressRecord, PathWord]
+) -> Wanted:
+    """What waits for us goes on as it was."""
+    waiting = {verdict.identity for verdict in wanted.verdicts if verdict.reason in WAITING}
+    hooks = dict(wanted.hooks)
+    held: set[Mirror] = set()
+    for hook, mirrors in observed.items():
+        kept = tuple(mirror for mirror in mirrors if mirror.identity in waiting)
+        if kept:
+            hooks[hook] = (*hooks.get(hook, ()), *kept)[:LIST_LENGTH]
+            held |= set(kept)
+    records = {record: paths[record] for mirror in held for t in mirror.tunnels for record in t.endpoints}
+    return replace(wanted, hooks=hooks, paths={**records, **wanted.paths})
 
 
 def hold(

@@ -7,7 +7,7 @@ frame is decided by one version or the other.
 
 from collections.abc import Iterator, Mapping
 
-from sniffer.abi.limits import Direction, NameKind
+from sniffer.abi.limits import Direction, Guard, NameKind
 from sniffer.abi.records import Hook
 from sniffer.plan import ops
 from sniffer.plan.state import State
@@ -96,9 +96,9 @@ def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
     # A copy is known before it can come, and for as long as it can.
     yield from (ops.PutOuter(key) for key in sorted(desired.outers - observed.outers))
     for hook, number in desired.hooks.items():
-        guarded = hook in desired.guarded
-        if observed.hooks.get(hook) != number or guarded != (hook in observed.guarded):
-            yield ops.SetHook(hook, number, guarded)
+        guard = desired.guards.get(hook, Guard.NONE)
+        if observed.hooks.get(hook) != number or guard != observed.guards.get(hook, Guard.NONE):
+            yield ops.SetHook(hook, number, guard)
     for hook in desired.hooks:
         yield from _attach(observed, desired, hook, programs)
 

@@ -99,7 +99,7 @@ class Assignment:
             attachments[Hook(facts.relay.receiver, limits.Direction.INGRESS)] = self._attachment("encap_frame")
         return State(
             hooks=hooks,
-            guarded=wanted.guarded & hooks.keys(),
+            guards={hook: guard for hook, guard in wanted.guards.items() if hook in hooks},
             outers=wanted.outers,
             lists=self._lists.wanted,
             filters=self._filters.wanted,
@@ -182,8 +182,9 @@ def verdict_names(verdicts: tuple[Verdict, ...], observed: Mapping[NameKey, str]
         if key.kind == NameKind.VERDICT and (identity := identity_of(text)) and verdict_of(text)
     }
     kept = {places[verdict.identity] for verdict in verdicts if verdict.identity in places}
-    free = (number for number in range(limits.NAMES_MAX) if number not in kept)
-    # More verdicts than NAMES_MAX go unsaid: nothing hangs on them.
+    # The map has room for every counter, tunnel and the node besides; more verdicts go unsaid: nothing hangs on them.
+    room = limits.NAMES_MAX - limits.COUNTERS_MAX - limits.TUNNELS_MAX - 1
+    free = (number for number in range(room) if number not in kept)
     return {
         NameKey(NameKind.VERDICT, place): verdict_text(v)
         for v in verdicts

@@ -153,4 +153,4 @@ def _reaches(mirror: Mirror, namespace: str, cluster: Cluster) -> bool:
     if not mirror.spec.include_protected_namespaces and cluster.is_protected(namespace):
         return False
     selector = mirror.spec.namespace_selector
-    return selector is None or selector.matches(cluster.namespaces.get(namespace, {}))
+    return selector is None or cluster.selects(selector, namespace)

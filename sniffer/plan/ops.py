@@ -5,6 +5,7 @@ Each is safe to repeat.
 
 from dataclasses import dataclass
 
+from sniffer.abi.limits import Guard
 from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
 from sniffer.plan.facts import Mechanism
 
@@ -94,11 +95,11 @@ class PutList:
 
 @dataclass(frozen=True, slots=True)
 class SetHook:
-    """One word: the hook's list from now on, and whether copies of other nodes pass there."""
+    """One word: the hook's list from now on, and which copies pass there."""
 
     hook: Hook
     list: int
-    guarded: bool = False
+    guard: Guard = Guard.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from ipaddress import AddressValueError, IPv4Address
 
-from sniffer.abi.limits import OUTER_GRE_KEY, OuterKind
+from sniffer.abi.limits import OUTER_GRE_KEY, OUTERS_MAX, OuterKind
 from sniffer.abi.records import OuterKey
 from sniffer.model.resources import Encapsulation, MirrorTarget
 from sniffer.plan.admission import addresses
@@ -11,11 +11,13 @@ from sniffer.plan.template import PROTOCOL_GRE, PROTOCOL_UDP
 
 
 def outer_keys(targets: Iterable[MirrorTarget], nodes: Iterable[str]) -> frozenset[OuterKey]:
-    """Empty while no node is known. A copy has a node's address as its source and an analyzer's header."""
-    sources = frozenset(OuterKey(OuterKind.NODE, number) for node in nodes if (number := _number(node)))
-    if not sources:
-        return frozenset()
-    return sources | {key for target in targets for key in _headers(target)}
+    """A copy has an analyzer's header, and where it comes to a node, a node's address as its source.
+
+    At most OUTERS_MAX: of more than that the last nodes are not known.
+    """
+    headers = {key for target in targets for key in _headers(target)}
+    sources = sorted(OuterKey(OuterKind.NODE, number) for node in nodes if (number := _number(node)))
+    return frozenset(headers) | frozenset(sources[: OUTERS_MAX - len(headers)])
 
 
 def _headers(target: MirrorTarget) -> Iterator[OuterKey]:

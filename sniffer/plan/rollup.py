@@ -72,7 +72,7 @@ class Rollup:
 
     def namespace(self, name: str, labels: Labels | None) -> None:
         """A namespace came, changed its labels, or (None) went."""
-        before = Cluster("", namespaces={name: self._namespaces.pop(name, {})})
+        before = Cluster("", namespaces={name: self._namespaces.pop(name)} if name in self._namespaces else {})
         if labels is not None:
             self._namespaces[name] = labels
         self._changed(self._members.namespace(name, before, self._cluster), f"namespace {name}")
@@ -108,9 +108,9 @@ class Rollup:
     def mirror(self, identity: Identity, stored: Stored | None) -> None:
         """A mirror came, changed, or (None) went."""
         former = self._mirrors.pop(identity, None)
+        self.dirty.add(identity)
         if stored:
             self._mirrors[identity] = stored
-            self.dirty.add(identity)
         if former and stored and former.reads_as(stored):
             return
         if former:

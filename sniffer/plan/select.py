@@ -93,7 +93,7 @@ class Selector:
             for name in self._pods
             if cluster
             and (mirror.spec.include_protected_namespaces or not cluster.is_protected(name))
-            and (selector is None or selector.matches(cluster.namespaces.get(name, {})))
+            and (selector is None or cluster.selects(selector, name))
         ]
 
     def _in(self, namespaces: Iterable[str], selector: LabelSelector | None) -> list[Pod]:

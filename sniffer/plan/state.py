@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sniffer.abi.limits import PathWord
+from sniffer.abi.limits import Guard, PathWord
 from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Mechanism, Relay
@@ -58,8 +58,8 @@ class Wanted:
     hooks: Mapping[Hook, tuple[Mirror, ...]]
     paths: Mapping[EgressRecord, PathWord]
     verdicts: tuple[Verdict, ...] = ()
-    guarded: frozenset[Hook] = frozenset()
-    """Hooks where copies of other nodes pass."""
+    guards: Mapping[Hook, Guard] = field(default_factory=dict)
+    """Of hooks where copies pass that have no mark and header of ours."""
     outers: frozenset[OuterKey] = frozenset()
     """What those look like; empty where no hook is guarded."""
     until: datetime | None = None
@@ -80,7 +80,7 @@ class State:
     """The contents of our maps and hooks. Ids that are absent are free."""
 
     hooks: Mapping[Hook, int] = field(default_factory=dict)
-    guarded: frozenset[Hook] = frozenset()
+    guards: Mapping[Hook, Guard] = field(default_factory=dict)
     outers: frozenset[OuterKey] = frozenset()
     lists: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     filters: Mapping[int, Program] = field(default_factory=dict)

@@ -30,6 +30,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "name_kind": limits.NameKind,
     "outcome": limits.Outcome,
     "outer_kind": limits.OuterKind,
+    "guard": limits.Guard,
 }
 ARRAY, PER_CPU_ARRAY, HASH = 2, 6, 1  # enum bpf_map_type
 NO_PREALLOC = 1
@@ -260,9 +261,9 @@ def test_maps_are_what_user_space_expects() -> None:
 def test_a_hook_is_found_where_the_header_says() -> None:
     hook = Hook(0x01020304, limits.Direction.EGRESS)
     assert hook.word(0x05060708) == 0x01020304_85060708
-    assert Hook.of_word(hook.word(0x05060708)) == (hook, 0x05060708, False)
-    assert hook.word(0x05060708, guarded=True) == 0x01020304_C5060708
-    assert Hook.of_word(hook.word(0x05060708, guarded=True)) == (hook, 0x05060708, True)
+    assert Hook.of_word(hook.word(0x05060708)) == (hook, 0x05060708, limits.Guard.NONE)
+    assert hook.word(0x05060708, limits.Guard.ANALYZER) == 0x01020304_C5060708
+    assert Hook.of_word(hook.word(0x05060708, limits.Guard.ANALYZER)) == (hook, 0x05060708, limits.Guard.ANALYZER)
     first = (2 * hook.ifindex + 1) % limits.HOOKS_MAX
     assert hook.places() == tuple((first + n) % limits.HOOKS_MAX for n in range(limits.HOOKS_PROBES))
     last = Hook(limits.HOOKS_MAX // 2 - 1, limits.Direction.EGRESS)

@@ -24,6 +24,7 @@ from tests.topology import Node, node, run, wait_until
 from tests.wire import send, socket_in
 
 ROOT = Path("/sys/fs/bpf/sniffer")
+MARK_COPY = 0x5E1F0000
 NODES = frozenset({"10.9.0.1", "10.9.0.9"})
 INNER = Ether(src="02:00:00:00:01:14", dst="02:00:00:00:01:1e") / IP(dst="10.1.0.30") / UDP(dport=7) / Raw(b"x" * 200)
 
@@ -199,6 +200,27 @@ def test_towards_a_pod_that_is_an_analyzer_copies_are_known(
         after = wait_until(lambda before=before: now if (now := counts())[1] != before[1] else None)  # type: ignore[misc]
         # The copy of what is matched leaves by the same device, and is known by its mark.
         assert after == (before[0] + (fate == "matched"), before[1] + 1), address
+
+
+def test_an_overlay_around_our_own_copy(bed: Node, loop: Loop) -> None:
+    """B6: the mark outlives the overlay's header, and is enough on an interface of a node; nowhere else."""
+    (up0,) = (link.index for link in loop.node.netlink.links() if link.name == "up0")
+    frame = Ether(dst="02:00:00:00:09:02") / IP(src="10.9.0.1", dst="10.9.0.2") / UDP(dport=8472) / Raw(b"o" * 99)
+    for mirrors, mark, fate in (
+        ([mirror("nics", ["up0"], direction="Egress")], MARK_COPY | 1, (0, 1)),
+        ([mirror("nics", ["up0"], direction="Egress")], 0x1234, (1, 1)),
+    ):
+        loop.settle(mirrors)
+        assert up0
+        before = counts()
+        with socket_in(None, socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            sender.bind(("up0", 0))
+            sender.send(bytes(frame))
+        wait_until(lambda before=before: counts()[1] != before[1])  # type: ignore[misc]
+        after = counts()
+        # The copy of what is matched is skipped in its turn.
+        assert (after[0] - before[0], after[1] - before[1]) == fate
 
 
 def test_fragments_as_scapy_makes_them_are_all_known(bed: Node, loop: Loop) -> None:

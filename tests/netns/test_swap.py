@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from sniffer import pcap
-from sniffer.node import Node
 from sniffer.kernel import programs
 from sniffer.kernel.pins import Pins
 from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
+from sniffer.node import Node
 from sniffer.plan.compile import Sources
 from tests.agent import mirror, sniffer, target
 from tests.topology import command, node, start, wait_until

@@ -13,6 +13,7 @@ from sniffer.abi.limits import (
     TARGETS_LENGTH,
     TEMPLATE_LENGTH,
     Direction,
+    Guard,
     NameKind,
 )
 from sniffer.abi.records import EgressRecord, Hook, Instruction, MirrorRecord, NameKey, TunnelRecord
@@ -65,10 +66,10 @@ def test_the_longest_program() -> None:
     assert records.unpack_program(records.pack_program(program)) == program
 
 
-@given(st.integers(1, (1 << 32) - 1), st.sampled_from(Direction), st.integers(1, (1 << 30) - 1), st.booleans())
-def test_hook(ifindex: int, direction: Direction, number: int, guarded: bool) -> None:
+@given(st.integers(1, (1 << 32) - 1), st.sampled_from(Direction), st.integers(1, (1 << 29) - 1), st.sampled_from(Guard))
+def test_hook(ifindex: int, direction: Direction, number: int, guard: Guard) -> None:
     hook = Hook(ifindex, direction)
-    assert Hook.of_word(hook.word(number, guarded)) == (hook, number, guarded)
+    assert Hook.of_word(hook.word(number, guard)) == (hook, number, guard)
 
 
 @given(st.sampled_from(NameKind), U32)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from sniffer.abi.limits import LIST_LENGTH, Direction
+from sniffer.abi.limits import LIST_LENGTH, Direction, Guard, OuterKind
 from sniffer.abi.records import Hook
+from sniffer.model.identity import Identity
 from sniffer.model.resources import KINDS, MirrorTarget, SnifferNode
 from sniffer.plan.cluster import Binding, Cluster, Pod, Policy
-from sniffer.plan.compile import Sources, compile_sources
+from sniffer.plan.compile import Sources, compile_sources, hold_waiting
 from sniffer.plan.facts import Facts, Mechanism
 from sniffer.plan.report import report
 from sniffer.plan.state import Verdict, Wanted
@@ -82,7 +83,7 @@ def sources(*documents: Document, pods: tuple[Pod, ...] = PODS, policy: Policy =
     return Sources(
         tuple(value for value in values if isinstance(value, MirrorTarget)),
         tuple(value for value in values if not isinstance(value, MirrorTarget)),
-        cluster=Cluster("n1", {"pool": "edge"}, NAMESPACES, pods, frozenset(), policy),
+        cluster=Cluster("n1", {"pool": "edge"}, NAMESPACES, pods, policy=policy),
     )
 
 
@@ -147,9 +148,11 @@ def test_a_pod_that_is_not_bound_yet() -> None:
     assert not wanted.hooks
 
 
-def test_no_pods() -> None:
-    one = verdict(compiled(target(), mirror(podSelector={"matchLabels": {"app": "nobody"}})))
-    assert (one.state, one.reason, one.selected) == ("Programmed", "NoPods", 0)
+def test_a_mirror_without_pods_here_is_of_no_concern() -> None:
+    """Its filters are not even compiled, and it takes no room in the maps: the controller tells of it."""
+    nobody = {"matchLabels": {"app": "nobody"}}
+    assert compiled(target(), mirror(podSelector=nobody, filter="tcp prot 80")).verdicts == ()
+    assert compiled(target(), mirror(namespace="elsewhere")).verdicts == ()
 
 
 def test_a_target_that_is_not_granted() -> None:
@@ -179,7 +182,18 @@ def test_protected_namespaces() -> None:
     """G10."""
     one = verdict(compiled(target(), mirror(namespace="kube-system")))
     assert (one.state, one.reason) == ("Rejected", "ProtectedNamespace")
-    assert verdict(compiled(target(), mirror(namespace="vault"))).reason == "ProtectedNamespace"
+    in_vault = compiled(target(), mirror(namespace="vault"), pods=(pod(20, "vault"),))
+    assert verdict(in_vault).reason == "ProtectedNamespace"
+    assert interfaces(compiled(target(), wide(), pods=(pod(20, "vault"), pod(21, "bank")))) == {21}
+
+
+def test_a_namespace_that_is_not_known_yet_is_protected() -> None:
+    """Its pods may be heard of before it is."""
+    pods = (pod(20, "new"),)
+    assert not compiled(target(), wide(), pods=pods).hooks
+    lacking = {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}
+    assert not compiled(target(), wide(namespaceSelector=lacking, includeProtectedNamespaces=True), pods=pods).hooks
+    assert verdict(compiled(target(), mirror(namespace="new"), pods=pods)).state == "Rejected"
     assert 23 not in interfaces(compiled(target(), wide()))
     assert 23 in interfaces(compiled(target(), wide(includeProtectedNamespaces=True)))
 
@@ -209,6 +223,58 @@ def test_another_policy_has_other_answers() -> None:
     assert replace(open_to_all, refused={"a node": (IPv4Network("10.9.0.3"),)}).objection("10.9.0.3") == "a node"
 
 
+def test_one_target_of_two_gets_nothing() -> None:
+    refs = {"targetRefs": [{"name": "ana"}, {"name": "roll"}]}
+    rolling = target("roll", endpoints=[{"service": {"namespace": "obs", "name": "zeek"}}])
+    one = verdict(compiled(target(), rolling, mirror(podSelector={"matchLabels": {"app": "web"}}, **refs)))
+    assert (one.state, one.reason) == ("Programmed", "NoEndpoints")
+    assert "roll" in (one.message or "")
+    asleep = target("roll", suspend=True)
+    one = verdict(compiled(target(), asleep, mirror(podSelector={"matchLabels": {"app": "web"}}, **refs)))
+    assert (one.state, one.reason) == ("Programmed", "TargetSuspended")
+
+
+def test_filters_are_compiled_a_few_at_a_time_and_what_was_in_force_goes_on() -> None:
+    """So that nobody's filters keep the agent from renewing everybody's leases."""
+    long = " or ".join(f"port {number}" for number in range(1, 100))
+    many = [mirror(f"m{n}", filter=f"len > {n} and ({long})") for n in range(10)]
+    both = sources(target(), *many)
+    first = compile_sources(both, facts())
+    waiting = [one for one in first.verdicts if one.reason == "Compiling"]
+    assert 0 < len(waiting) < len(many)
+    hook = Hook(20, Direction.INGRESS)
+    former = replace(first.hooks[hook][0], identity=waiting[0].identity)
+    held = hold_waiting(first, {hook: (former,)}, first.paths)
+    assert former in held.hooks[hook]
+    assert former not in hold_waiting(first, {hook: (replace(former, identity=many_gone()),)}, first.paths).hooks[hook]
+    for _ in range(len(many)):
+        last = compile_sources(both, facts())
+    assert not [one for one in last.verdicts if one.reason == "Compiling"]
+    assert len(last.hooks[hook]) == len(many)
+
+
+def many_gone() -> Identity:
+    return Identity("TrafficMirror", "shop", "gone")
+
+
+def test_interfaces_wait_for_the_list_of_nodes() -> None:
+    """Else the copies of others would be copied meanwhile."""
+    known = sources(target(), cluster_mirror("nics", ["pod0"]))
+    assert known.cluster is not None
+    wanted = compile_sources(known, facts())
+    assert set(wanted.guards.values()) == {Guard.NODE}
+    unknown = replace(known, cluster=replace(known.cluster, nodes_known=False))
+    (one,) = compile_sources(unknown, facts()).verdicts
+    assert (one.state, one.reason) == ("Pending", "NodesUnknown")
+
+
+def test_the_way_to_a_pod_that_is_an_analyzer_is_guarded() -> None:
+    """By the header alone: an overlay gives copies addresses of its own."""
+    wanted = compiled(target(address="10.9.0.2"), wide(), pods=(replace(pod(20), addresses=("10.9.0.2",)), pod(21)))
+    assert wanted.guards == {Hook(20, Direction.EGRESS): Guard.ANALYZER}
+    assert {key.kind for key in wanted.outers} == {OuterKind.HEADER, OuterKind.LATER}
+
+
 def test_the_controllers_refusal_of_a_target_binds_agents() -> None:
     """It knows all nodes; of this generation only."""
     document = target()
@@ -225,7 +291,10 @@ def test_a_report_fits_into_an_object() -> None:
     many = [mirror(f"m{n:04}", filter=f"port {n + 1}") for n in range(2000)]
     both = sources(target(), *many)
     words = "é" * 2000
-    verdicts = [replace(one, message=words) for one in compile_sources(both, facts()).verdicts]
+    wanted = compile_sources(both, facts())
+    while any(one.reason == "Compiling" for one in wanted.verdicts):
+        wanted = compile_sources(both, facts())
+    verdicts = [replace(one, message=words) for one in wanted.verdicts]
     text = json.dumps(report(verdicts, both.mirrors, "1"), ensure_ascii=False)
     assert len(text.encode()) < 1 << 20
     assert text.count("Degraded") + text.count("Programmed") == 2000

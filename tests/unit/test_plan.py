@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sniffer.abi import limits
-from sniffer.abi.limits import Direction, Encapsulation, NameKind, OuterKind, PathWord
+from sniffer.abi.limits import Direction, Encapsulation, Guard, NameKind, OuterKind, PathWord
 from sniffer.abi.records import EgressRecord, Hook, Instruction, NameKey, OuterKey, Program
 from sniffer.model.identity import Identity
 from sniffer.plan import ops
@@ -68,6 +68,7 @@ HOOKS = st.builds(Hook, st.integers(10, 12), st.sampled_from(Direction))
 ENDPOINTS = st.builds(egress, st.integers(2, 5), st.sampled_from([1500, 1400]), st.sampled_from([7, 8]))
 PROGRAM = st.one_of(st.just(()), st.integers(0, 3).map(program))
 MIRRORS = ("m0", "m1", "m2", "m3", "m4")
+GUARDS = st.sampled_from([Guard.NODE, Guard.ANALYZER])
 OUTERS = tuple(OuterKey(kind, 0x0A090002, 17, 4789, 42) for kind in OuterKind)
 
 
@@ -102,7 +103,7 @@ def wishes(draw: st.DrawFn) -> Wanted:
         placed,
         {record: draw(words) for record in sorted(used, key=repr)},
         tuple(Verdict(identity(name), draw(states)) for name in sorted(named)),
-        draw(st.frozensets(st.sampled_from(sorted(placed)))) if outers and placed else frozenset(),
+        draw(st.dictionaries(st.sampled_from(sorted(placed)), GUARDS)) if placed else {},
         outers,
     )
 

@@ -145,6 +145,7 @@ class TestReady:
         """The earliest of its own words and of its target's limit; by the clock alone."""
         web = mirror(**spec)
         at = World()
+        at.rollup.namespace("shop", {})
         at.put(target(limits=limits), web)
         assert at.condition(web)[0] == "True"
         at.rollup.dirty.clear()

@@ -86,7 +86,6 @@ def test_one_look(source: ClusterSource) -> None:
     assert [mirror.identity for mirror in sources.mirrors] == [WEB]
     assert [target.metadata.name for target in sources.targets] == ["zeek"]
     assert (sources.stale, sources.refused) == ({}, {})
-    assert sources.known == {WEB, Identity("MirrorTarget", None, "zeek")}
     cluster = sources.cluster
     assert cluster
     assert (cluster.node, cluster.node_labels) == ("n1", {"pool": "edge"})
@@ -173,7 +172,6 @@ def test_another_object_of_the_same_name_inherits_nothing(server: ApiServer, sou
     server.put(MIRRORS, "web", "shop", spec={}, metadata={"uid": "another"})
     eventually(lambda: WEB in source.sources().refused)
     assert source.sources().mirrors == ()
-    assert WEB in source.sources().known
 
 
 def test_pods_that_have_ended_are_none(server: ApiServer, source: ClusterSource) -> None:
@@ -214,12 +212,13 @@ def test_where_copies_may_not_go(server: ApiServer, source: ClusterSource) -> No
 
 
 def test_all_nodes_are_followed_only_while_a_mirror_names_interfaces(server: ApiServer, source: ClusterSource) -> None:
-    """Nothing is programmed before their addresses are known; and no lease ends for it."""
+    """Only what names interfaces waits for their addresses; and no lease ends for it."""
     spec = {"interfaces": ["eth0"], "targetRefs": [{"name": "zeek"}]}
     server.put(CLUSTER_MIRRORS, "uplinks", spec=spec)
     eventually(lambda: source.sources().mirrors[1:])
     assert source.fresh()
-    eventually(lambda: source.sources().complete)
+    assert source.sources().complete
+    eventually(lambda: source.sources().cluster.nodes_known)  # type: ignore[union-attr]
     cluster = source.sources().cluster
     assert cluster
     assert cluster.node_addresses == {"10.0.0.1", "10.0.0.2"}
@@ -234,17 +233,6 @@ def test_all_nodes_are_followed_only_while_a_mirror_names_interfaces(server: Api
     server.drop_watches()
     time.sleep(0.8)
     assert len(server.asked(NODES)) - asked == 2  # this node's
-
-
-def test_all_nodes_are_followed_while_a_pod_of_this_node_is_an_analyzer(
-    server: ApiServer, source: ClusterSource
-) -> None:
-    """Their copies pass the hook towards it."""
-    pod(server, "zeek", "10.9.0.2")
-    eventually(lambda: source.sources().cluster.node_addresses == {"10.0.0.1", "10.0.0.2"})  # type: ignore[union-attr]
-    assert source.sources().complete
-    server.remove(PODS, "zeek", "shop")
-    eventually(lambda: not source.sources().cluster.node_addresses)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("path", [MIRRORS, CLUSTER_MIRRORS, TARGETS, PODS, NODES, NAMESPACES, SLICES, CRDS])
