@@ -3,14 +3,11 @@ exception, and stops no other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sniffer import pcap
 from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Guard, Oversize, PathWord
 from sniffer.abi.records import EgressRecord, Hook, Program
-from sniffer.errors import FilterError
 from sniffer.model import resources
 from sniffer.model.identity import Identity
 from sniffer.model.resources import MIRROR_KINDS, ClusterTrafficMirror, MirrorTarget
@@ -182,14 +179,11 @@ class _Compilation:
     def _program(self, resource: resources.Mirror) -> Program:
         """Not too many filters in one look: libpcap may take a second for one, and leases have to be renewed."""
         spec = resource.spec
-        for text in filter(None, [spec.filter, *(rule.filter for rule in spec.rules or ())]):
-            if pcap.is_compiled(text):
-                continue
+        for text in rules.uncompiled(spec.filter, spec.rules):
             if self._compiled >= COMPILED_LENGTH:
                 raise _RefusedError("Pending", "Compiling", "its filters wait for those of others")
             self._compiled += len(text)
-            with suppress(FilterError):  # said below, with its place
-                pcap.compile(text)
+            rules.prepare(text)
         refusal = admission.bad_filter(resource)
         if refusal:
             raise _RefusedError("Rejected", refusal.reason, refusal.message)

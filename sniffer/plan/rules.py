@@ -5,6 +5,7 @@ mean something else. Linked, each rule is the program that libpcap made of its f
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from sniffer import pcap
 from sniffer.abi.limits import CODE_RULE, PROGRAM_LENGTH, Action
@@ -40,6 +41,18 @@ def program(filter: str | None, rules: Sequence[Rule] | None) -> Program:
             words = f"too long: rules 0 to {number} have {length} instructions, at most {PROGRAM_LENGTH}"
             raise FilterError(words, field=field if rule.filter is None else f"{field}.filter")
     return _linked(parts)
+
+
+def uncompiled(filter: str | None, rules: Sequence[Rule] | None) -> Iterator[str]:
+    """The texts that libpcap has not seen lately: `program` may take a second for each."""
+    texts = [filter, *(rule.filter for rule in rules or ())]
+    return (text for text in texts if text is not None and not pcap.is_compiled(text))
+
+
+def prepare(text: str) -> None:
+    """Has libpcap compile a text now; whether it can, `program` says."""
+    with suppress(FilterError):
+        pcap.compile(text)
 
 
 def errors(filter: str | None, rules: Sequence[Rule] | None) -> Iterator[FilterError]:
