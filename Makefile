@@ -38,10 +38,7 @@ demo: root build ## real traffic between two namespaces, mirrored to an analyzer
 
 .PHONY: test
 test: root lint build $(if $(or $(if $(TESTS),,all),$(findstring cluster,$(TESTS))),cluster-build) ## lint, then every test (root); TESTS='tests/netns -k vlan' runs some
-	@echo "Running the tests"
-	@$(ISOLATED) $(BIN)/python -m pytest $(TESTS) || { (( $$? == 1 )) && \
-	echo "sniffer: what failed is tried once more: some tests measure time, and this machine may have been busy" && \
-	$(ISOLATED) $(BIN)/python -m pytest --last-failed $(TESTS); }
+	@$(if $(TESTS),$(ISOLATED) $(BIN)/python -m pytest $(TESTS),scripts/tests)
 
 .PHONY: test-unit
 test-unit: build ## the tests that need neither root nor a kernel
