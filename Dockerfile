@@ -1,6 +1,6 @@
 # The image of agent and controller: Python, libbpf, libpcap and the package; no compiler, nothing that needs a shell.
 # BASE may be any Debian 12 or later, Ubuntu 24.04 or later: `docker build --build-arg BASE=debian:bookworm-slim .`
-ARG BASE=docker.io/library/debian:trixie-20261005-slim@sha256:a29215f6a35e51e22adffa17f89e9d2ef06214e64a2bad10d765c46aea49f11f
+ARG BASE=debian:trixie-20261005-slim@sha256:a29215f6a35e51e22adffa17f89e9d2ef06214e64a2bad10d765c46aea49f11f
 
 FROM ${BASE} AS build
 RUN apt-get update -qq && \
