@@ -25,6 +25,17 @@ PROGRAMS = {
 _prepared: dict[str, "subprocess.CompletedProcess[str]"] = {}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of an installed sniffer come last: others bring parts of it themselves, and take them away again."""
+    items.sort(key=_wants_installed)
+
+
+def _wants_installed(item: pytest.Item) -> bool:
+    mine = item.path.is_relative_to(HERE)
+    own = hasattr(getattr(item, "module", None), "installed")
+    return mine and "installed" in getattr(item, "fixturenames", ()) and not own
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Prepares what the chosen tests want, outside of their time limit; what goes wrong is each such test's failure."""
     if session.config.option.collectonly:
