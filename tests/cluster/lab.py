@@ -144,6 +144,7 @@ class Cluster(Client):
         node.halt()
         self.nodes.remove(node)
         self.delete("Node", node.name)
+        shutil.rmtree(node.home, ignore_errors=True)  # another may have its number
 
     def boot(self, node: Node) -> None:
         """Switches a node on that was stopped; returns when it is Ready again."""

@@ -72,6 +72,13 @@ class Pod:
         """`kubectl logs`."""
         return self._cluster.kubectl("logs", "-n", self.namespace, self.name, *options)
 
+    def reaches(self, address: str, timeout: float = 30.0) -> None:
+        """Waits for an answer from there: of an address that is used again, neighbours know the last holder for a while."""
+        words = ("ping", "-c", 1, "-W", 1, "-s", 1472, address)
+        wait_until(
+            lambda: "1 received" in self.run(*words, check=False), timeout, what=f"{self.name} reaches {address}"
+        )
+
     def capture(self, device: str = "eth0", outgoing: bool = False) -> Capture:
         """Every frame that the pod receives (`outgoing`: and sends), for use with `with`."""
         return Capture(device, self.netns, outgoing)

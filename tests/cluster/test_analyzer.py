@@ -49,7 +49,7 @@ def bed(installed: Cluster) -> Iterator[Bed]:
         for pod in (near, far, client, analyzer):
             pod.offloads(False)
         for pod in (near, far, analyzer):
-            client.run("ping", "-c", 1, "-W", 5, pod.address)
+            client.reaches(pod.address)
         yield Bed(namespace, near, far, client, analyzer)
 
 

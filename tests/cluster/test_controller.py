@@ -255,7 +255,7 @@ def test_a_pod_that_is_relabelled_away_from_a_cluster_mirror(
     made = installed.apply(everything)[0]
     try:
         installed.pod("sly", shop, labels={"app": "web"})
-        installed.wait(lambda: installed.get("ClusterTrafficMirror", "watched")["status"]["pods"] == 1, 15)
+        installed.wait(lambda: installed.get("ClusterTrafficMirror", "watched").get("status", {}).get("pods") == 1, 15)
         installed.patch("Pod", "sly", {"metadata": {"labels": {"app": "other"}}}, shop)
         event = _events(installed, made, "PodsDeselected")[0]
         assert f"{shop}/sly" in event["note"]

@@ -38,7 +38,7 @@ def bed(installed: Cluster) -> Iterator[Bed]:
         client = installed.pod("client", namespace, installed.node(2), labels={"app": "client"})
         for pod in (web, client):
             pod.offloads(False)
-            pod.run("ping", "-c", 1, "-W", 5, client.address if pod is web else web.address)
+            pod.reaches(client.address if pod is web else web.address)
         yield Bed(namespace, web, client)
 
 

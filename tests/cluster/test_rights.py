@@ -480,7 +480,7 @@ def test_audit(gate: Gate) -> None:
         found = set()
         for event in cluster.audit():
             annotations = event.get("annotations", {})
-            if event["user"]["username"] == "zeeker" and "sniffer-use-target/targets" in annotations:
+            if event.get("user", {}).get("username") == "zeeker" and "sniffer-use-target/targets" in annotations:
                 found.add((annotations["sniffer-use-target/targets"], event["responseStatus"]["code"]))
         return found
 

