@@ -79,7 +79,7 @@ class Node:
 
         renews: whether leases are renewed.
         """
-        paths = {address: self.netlink.path_to(address) for address in endpoint_addresses(sources.targets)}
+        paths = {address: self.netlink.path_to(address).carried() for address in endpoint_addresses(sources.targets)}
         now_ns = bpf.monotonic_ns()
         self.wait_s = PROBE_S if any(path.state != PathState.REACHABLE for path in paths.values()) else None
         for path in paths.values():

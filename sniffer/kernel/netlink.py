@@ -132,8 +132,8 @@ class Netlink:
         """How this node would send to an IPv4 address now.
 
         A route of another kind than unicast (blackhole, unreachable, prohibit, throw, broadcast) is no route, and so
-        is one through a link that is down or has no carrier, or by an IPv6 neighbour. The mtu is the route's metric
-        where it has one (path MTU discovery counts as one), never more than the link's.
+        is one through a link that is down or has no carrier. The mtu is the route's metric where it has one (path MTU
+        discovery counts as one), never more than the link's.
         """
         try:
             message = self._route(address)
@@ -150,8 +150,6 @@ class Netlink:
         nexthop = _nexthop(found) or address
         metric = u32(attributes(found.get(8, b"")).get(2)) or link.mtu
         carrier = of_link.get(33, b"\1") != b"\0"
-        if ":" in nexthop:
-            return Path(address, PathState.NO_ROUTE)  # an IPv4 route by an IPv6 neighbour: the programs cannot
         if not link.up or not carrier:
             state = PathState.NO_ROUTE
         elif kind == _LOCAL or flags & (_NOARP | _POINT_TO_POINT | _LOOPBACK) or self.resolved(link.index, nexthop):

@@ -61,6 +61,12 @@ class Path:
     local: bool = False
     """The address is this node's own."""
 
+    def carried(self) -> "Path":
+        """As far as the programs can: an IPv4 route by an IPv6 neighbour is no route to them."""
+        if self.nexthop and ":" in self.nexthop:
+            return Path(self.address, PathState.NO_ROUTE)
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Relay:

@@ -73,7 +73,7 @@ class Pod:
         return self._cluster.kubectl("logs", "-n", self.namespace, self.name, *options)
 
     def reaches(self, address: str, timeout: float = 30.0) -> None:
-        """Waits for an answer from there: of an address that is used again, neighbours know the last holder for a while."""
+        """Waits for an answer from there: where an address is used again, neighbours look for its last holder."""
         words = ("ping", "-c", 1, "-W", 1, "-s", 1472, address)
         wait_until(
             lambda: "1 received" in self.run(*words, check=False), timeout, what=f"{self.name} reaches {address}"

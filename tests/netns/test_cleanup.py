@@ -93,7 +93,7 @@ def test_after_a_kill(bed: Node, agent: Agent) -> None:
 
 
 def no_map(name: str) -> Callable[[], None]:
-    return (ROOT / "abi-1" / name).unlink
+    return (ROOT / "abi-2" / name).unlink
 
 
 def no_relay() -> None:
@@ -101,11 +101,11 @@ def no_relay() -> None:
 
 
 def no_programs() -> None:
-    shutil.rmtree(ROOT / "abi-1/programs")
+    shutil.rmtree(ROOT / "abi-2/programs")
 
 
 def no_links() -> None:
-    for path in (ROOT / "abi-1/links").iterdir():
+    for path in (ROOT / "abi-2/links").iterdir():
         path.unlink()
 
 
@@ -127,7 +127,7 @@ def create_map(path: Path) -> None:
 
 
 def foreign_pin() -> None:
-    create_map(ROOT / "abi-1/links/strange")
+    create_map(ROOT / "abi-2/links/strange")
 
 
 BREAKING = [
@@ -192,12 +192,12 @@ def test_others_pins_beside_ours_stay(bed: Node, agent: Agent) -> None:
 
 def test_a_directory_that_is_no_bpffs_is_left_alone(bed: Node, tmp_path: Path) -> None:
     """Nothing in it is ours, whatever it is called."""
-    (tmp_path / "abi-1").mkdir()
-    (tmp_path / "abi-1" / "file").touch()
+    (tmp_path / "abi-2").mkdir()
+    (tmp_path / "abi-2" / "file").touch()
     done = sniffer("cleanup", "--pin-root", tmp_path, check=False)
     assert done.returncode == 3
     assert "not on a bpffs" in done.stderr
-    assert os.listdir(tmp_path / "abi-1") == ["file"]
+    assert os.listdir(tmp_path / "abi-2") == ["file"]
 
 
 def test_witnesses_see_a_leak(bed: Node) -> None:

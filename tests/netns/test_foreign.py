@@ -262,7 +262,7 @@ def delete_links() -> None:
 
 
 def unlink_pins() -> None:
-    for path in (ROOT / "abi-1/links").glob(f"{ifindex('pod0')}-*"):
+    for path in (ROOT / "abi-2/links").glob(f"{ifindex('pod0')}-*"):
         path.unlink()
 
 

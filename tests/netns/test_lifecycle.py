@@ -404,7 +404,7 @@ def test_an_agent_starts_while_somebody_asks_for_the_status(bed: Node, agent: Ag
 def test_a_reboot_loses_the_pins_and_nothing_else(bed: Node, agent: Agent) -> None:
     """E3."""
     agent.kill()
-    shutil.rmtree(agent.pin_root / "abi-1")
+    shutil.rmtree(agent.pin_root / "abi-2")
     agent.start()
     agent.programmed()
     with Capture("eth0", bed.analyzer) as copies:

@@ -101,7 +101,7 @@ def _settle(swapper: Node, sources: Sources) -> None:
     def quiet() -> bool:
         plan = swapper.plan(sources, "n1")
         swapper.apply(plan)
-        return not plan and not swapper.waiting
+        return not plan and swapper.wait_s is None
 
     wait_until(quiet, 20, every=0.1, what="plan with nothing to do")
 

@@ -294,3 +294,9 @@ def test_a_held_mirror_does_not_overflow_its_hook() -> None:
     now = compiled(target(), *(mirror(f"m{n:02}") for n in range(LIST_LENGTH)))
     held = hold(now, former.hooks, former.paths)
     assert all(len(row) == LIST_LENGTH for row in held.hooks.values())
+
+
+def test_an_ipv4_route_by_an_ipv6_neighbour_is_no_route_to_the_programs() -> None:
+    by_ipv6 = replace(REACHABLE, nexthop="fe80::1")
+    assert by_ipv6.carried() == Path("10.9.0.2", PathState.NO_ROUTE)
+    assert REACHABLE.carried() is REACHABLE
