@@ -48,55 +48,64 @@ static __always_inline bool is_our_copy(struct __sk_buff *skb, struct window *w)
 	       same(w, e, at, OUTER_TRANSPORT + 8, e->template_length);
 }
 
-/* Whether `outers` has this key; the address is where it lies in the frame. */
-static __always_inline bool is_outer(struct outer *key, struct window *w, __u32 address_at)
+/* Whether `outers` has the key that is being made; the address is where it lies in the frame. The key lies in the scratch:
+ * 5.10 refuses what it would have to follow on the stack. */
+static __always_inline bool is_outer(struct scratch *s, __u32 address_at)
 {
-	key->address = window_u32(w, address_at);
-	return bpf_map_lookup_elem(&outers, key);
+	s->outer.address = window_u32(&s->window, address_at);
+	return bpf_map_lookup_elem(&outers, &s->outer) != NULL;
 }
 
-static __always_inline bool has_analyzers_header(struct window *w)
+static __always_inline bool has_analyzers_header(struct scratch *s)
 {
+	struct window *w = &s->window;
 	__u32 ip = w->tag_length + OUTER_IP, transport = w->tag_length + OUTER_TRANSPORT;
-	struct outer header = {.kind = OUTER_HEADER};
+	__u8 protocol;
 
 	if (w->length < transport + 8 || window_u16(w, ip - 2) != ETH_P_IP || window_u8(w, ip) != 0x45)
 		return false;
-	header.protocol = window_u8(w, w->tag_length + OUTER_PROTOCOL);
+	protocol = window_u8(w, w->tag_length + OUTER_PROTOCOL);
+	s->outer.kind = OUTER_HEADER;
+	s->outer.protocol = protocol;
+	s->outer.port = 0;
+	s->outer.key = 0;
 	if (window_u16(w, w->tag_length + OUTER_FRAGMENT) & 0x1fff) {
-		header.kind = OUTER_LATER;
-	} else if (header.protocol == IPPROTO_UDP && w->length >= transport + 16) {
-		header.port = window_u16(w, transport + 2);
-		header.key = window_u32(w, transport + 12) >> 8;
-	} else if (header.protocol == IPPROTO_GRE && window_u16(w, transport + 2) == ETH_P_TEB) {
-		header.port = window_u16(w, transport) & OUTER_GRE_KEY;
-		if (header.port)
-			header.key = window_u32(w, transport + 4);
+		s->outer.kind = OUTER_LATER;
+	} else if (protocol == IPPROTO_UDP && w->length >= transport + 16) {
+		s->outer.port = window_u16(w, transport + 2);
+		s->outer.key = window_u32(w, transport + 12) >> 8;
+	} else if (protocol == IPPROTO_GRE && window_u16(w, transport + 2) == ETH_P_TEB) {
+		if (window_u16(w, transport) & OUTER_GRE_KEY) {
+			s->outer.port = OUTER_GRE_KEY;
+			s->outer.key = window_u32(w, transport + 4);
+		}
 	} else {
 		return false;
 	}
-	return is_outer(&header, w, ip + 16);
+	return is_outer(s, ip + 16);
 }
 
-static __always_inline bool is_from_a_node(struct window *w)
+static __always_inline bool is_from_a_node(struct scratch *s)
 {
-	struct outer source = {.kind = OUTER_NODE};
-
-	return is_outer(&source, w, w->tag_length + OUTER_ADDRESSES);
+	s->outer.kind = OUTER_NODE;
+	s->outer.protocol = 0;
+	s->outer.port = 0;
+	s->outer.key = 0;
+	return is_outer(s, s->window.tag_length + OUTER_ADDRESSES);
 }
 
-/* Whether a frame on a hook with this guard is a copy already. */
-static __always_inline bool is_copy(struct __sk_buff *skb, struct window *w, enum direction direction, enum guard guard)
+/* Whether the frame on a guarded hook is a copy of somebody's: 1 or 0. */
+__noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction, __u32 guard)
 {
-	if (direction == EGRESS) {
-		if (is_our_copy(skb, w))
-			return true;
-		if (guard == GUARD_NODE && (skb->mark & MARK_COPY_MASK) == MARK_COPY)
-			return true;
-	}
-	if (guard == GUARD_NONE || !has_analyzers_header(w))
-		return false;
-	return guard == GUARD_ANALYZER || is_from_a_node(w);
+	struct scratch *s = scratch_at(level);
+
+	if (!s)
+		return 0;
+	if (guard == GUARD_NODE && direction == EGRESS && (skb->mark & MARK_COPY_MASK) == MARK_COPY)
+		return 1;
+	if (!has_analyzers_header(s))
+		return 0;
+	return guard == GUARD_ANALYZER || is_from_a_node(s);
 }
 
 #endif

@@ -105,6 +105,7 @@ struct scratch {
 	struct slot slot;
 	__u64 jiffies; /* when the clock was read */
 	__u64 now_ns;
+	struct outer outer;		  /* a key that is looked for */
 	__u32 copies;			  /* of the present frame */
 	__u32 packets;			  /* wrapped by this CPU: the outer identification */
 	__u8 header[HEADER_MASK + 1 + 8]; /* outer header, inner Ethernet header and tag, as built */

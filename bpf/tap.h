@@ -156,7 +156,8 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	s = scratch_at(*level);
 	if (!s || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
-	if (is_copy(skb, &s->window, direction, list >> HOOK_GUARD_SHIFT)) {
+	if ((direction == EGRESS && is_our_copy(skb, &s->window)) ||
+	    (list >> HOOK_GUARD_SHIFT && is_known_copy(skb, *level, direction, list >> HOOK_GUARD_SHIFT))) {
 		count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
 		return TC_ACT_UNSPEC;
 	}
