@@ -23,6 +23,8 @@ BPF_CFLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I/usr/include/$
 HEADERS := $(wildcard bpf/*.h)
 # The product's object, and those that tests and bench load beside it (build/tests/bpf/x.bpf.o of tests/bpf/x.bpf.c).
 OBJECT := build/sniffer.bpf.o
+# What the package has of it: itself, and its digest, without which no agent loads it.
+PACKAGED := sniffer/kernel/sniffer.bpf.o sniffer/kernel/sniffer.bpf.o.sha256
 OBJECTS := $(OBJECT) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
 
 PYTHON_PATHS := sniffer $(wildcard tests bench demo)
@@ -63,7 +65,7 @@ bench: root build ## what a copy costs, as a table of ratios (root)
 	@$(ISOLATED) $(BIN)/python -m bench
 
 .PHONY: build
-build: $(VENV)/.installed $(OBJECTS) sniffer/kernel/sniffer.bpf.o ## the BPF object and .venv/bin/sniffer
+build: $(VENV)/.installed $(OBJECTS) $(PACKAGED) ## the BPF object and .venv/bin/sniffer
 
 .PHONY: lint
 lint: $(VENV)/.installed | build/ ## ruff, mypy, import-linter, clang-format
@@ -88,7 +90,7 @@ lock: | packages ## requirements.lock anew from pyproject.toml; UPGRADE=1 takes 
 
 .PHONY: clean
 clean: ## removes what was built
-	@rm -rf build dist $(VENV) sniffer/kernel/sniffer.bpf.o .*_cache .hypothesis
+	@rm -rf build dist $(VENV) $(PACKAGED) .*_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: root
@@ -130,3 +132,6 @@ build/%.bpf.o: %.bpf.c $(HEADERS) Makefile | packages
 
 sniffer/kernel/sniffer.bpf.o: $(OBJECT)
 	@install -m 644 $< $@
+
+sniffer/kernel/sniffer.bpf.o.sha256: $(OBJECT)
+	@(cd $(<D) && sha256sum $(<F)) >$@

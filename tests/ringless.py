@@ -1,5 +1,6 @@
 """A kernel without `xdp.frags` programs (before 5.18), as far as the agent can tell."""
 
+import hashlib
 from pathlib import Path
 
 from sniffer.kernel.programs import object_path
@@ -12,5 +13,11 @@ def ringless_object(directory: Path) -> Path:
     content = object_path().read_bytes()
     assert name in content
     path = directory / "ringless.bpf.o"
-    path.write_bytes(content.replace(name, unknown))
+    return with_digest(path, content.replace(name, unknown))
+
+
+def with_digest(path: Path, content: bytes) -> Path:
+    """Writes an object and beside it the digest that its build would have written."""
+    path.write_bytes(content)
+    path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
     return path

@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from sniffer.errors import KernelError
+from sniffer.errors import KernelError, MachineError
 from sniffer.kernel.libbpf import (
     FlagsOptions,
     MapInfo,
+    ObjectOptions,
     ProgramInfo,
     TestRunOptions,
     call,
@@ -203,8 +204,14 @@ class Object:
         """SHA-256 of the file, hexadecimal."""
 
     @classmethod
-    def open(cls, path: Path, pin_maps: Path | None = None, autoload: Mapping[str, bool] | None = None) -> Self:
-        """Loads the object at `path`.
+    def open(
+        cls,
+        path: Path,
+        pin_maps: Path | None = None,
+        autoload: Mapping[str, bool] | None = None,
+        digest: str | None = None,
+    ) -> Self:
+        """Loads the object at `path`; with `digest` (SHA-256, hexadecimal) only that very one, else MachineError.
 
         With `pin_maps` (a directory on a bpffs) every map is pinned there under its name, and a compatible one that
         is there already is used instead of a new one; constants and globals are never shared. `autoload` says of
@@ -212,11 +219,13 @@ class Object:
         words, the verifier's among them; all of them are in the error's note.
         """
         take_messages()
-        content = path.read_bytes()
-        handle = library().bpf_object__open_file(os.fsencode(path), None)
+        # From memory: between a check and a second look at the file it could be another.
+        content, found = read_object(path, digest)
+        options = ObjectOptions(ctypes.sizeof(ObjectOptions), path.stem.encode())
+        handle = library().bpf_object__open_mem(content, len(content), byref(options))
         if not handle:
-            raise _refused("bpf_object__open_file", ctypes.get_errno(), path)
-        opened = cls(handle, hashlib.sha256(content).hexdigest())
+            raise _refused("bpf_object__open_mem", ctypes.get_errno(), path)
+        opened = cls(handle, found)
         try:
             programs, maps = opened._entries("program"), opened._entries("map")
             for name, wanted in (autoload or {}).items():
@@ -275,6 +284,16 @@ class Object:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_object(path: Path, digest: str | None) -> tuple[bytes, str]:
+    """What the file holds, and its SHA-256 in hexadecimal. MachineError: it is not `digest`."""
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if digest not in (None, found):
+        text = f"the BPF object {path} is not the one that this package was built with: SHA-256 {found}, not {digest}"
+        raise MachineError(text, "install the package or pull the image anew; in a checkout run `make build`")
+    return content, found
 
 
 def _refused(function: str, number: int, path: Path) -> KernelError:

@@ -62,6 +62,12 @@ class FlagsOptions(ctypes.Structure):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("pad", c_uint32)]
 
 
+class ObjectOptions(ctypes.Structure):
+    """The head of bpf_object_open_opts."""
+
+    _fields_ = [("size", c_size_t), ("name", c_char_p)]
+
+
 class TestRunOptions(ctypes.Structure):
     """bpf_test_run_opts."""
 
@@ -88,7 +94,7 @@ class TestRunOptions(ctypes.Structure):
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _U32 = POINTER(c_uint32)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
+    "bpf_object__open_mem": (c_void_p, (c_char_p, c_size_t, POINTER(ObjectOptions))),
     "bpf_object__load": (c_int, (c_void_p,)),
     "bpf_object__close": (None, (c_void_p,)),
     "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),

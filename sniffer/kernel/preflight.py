@@ -112,7 +112,7 @@ def _libpcap() -> Findings:
 def _programs() -> Findings:
     """The object with all its programs, loaded beside whatever an agent has: kernel and helpers suffice or not."""
     try:
-        with programs.open_object(programs.object_path()) as opened:
+        with programs.open_object() as opened:
             number, loaded = len(opened.programs()), len(opened.loaded())
         if loaded == number:
             yield Finding("programs", Result.OK, f"the kernel takes all {number}, with their helpers")

@@ -1,8 +1,8 @@
 """Loading the BPF object, or taking over the programs that an agent of the same object pinned."""
 
 import errno
-import hashlib
 import os
+import re
 import resource
 import shutil
 from collections.abc import Mapping
@@ -15,25 +15,44 @@ from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, RING, Pins
 OBJECT_VARIABLE = "SNIFFER_OBJECT"
 
 
+_LINE = re.compile(r"([0-9a-f]{64})  \S+\n")
+
+
 def object_path() -> Path:
-    """The compiled object: $SNIFFER_OBJECT, or the one in the package. MachineError: neither is there."""
+    """The compiled object: $SNIFFER_OBJECT, or the one in the package. MachineError: it is not there."""
     path = Path(os.environ.get(OBJECT_VARIABLE) or Path(__file__).with_name("sniffer.bpf.o"))
     if not path.is_file():
         raise MachineError(f"the BPF object {path} is missing", "run `make build`")
     return path
 
 
+def built_digest() -> str:
+    """SHA-256 of the object as its build wrote it beside it, in sha256sum(1)'s words (`OBJECT.sha256`).
+
+    MachineError where nothing is written: an object of which nobody knows what it should be is not loaded.
+    """
+    path = object_path().with_name(f"{object_path().name}.sha256")
+    try:
+        line = _LINE.fullmatch(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        line = None
+    if line is None:
+        raise MachineError(f"{path} does not say which BPF object was built", "run `make build`")
+    return line[1]
+
+
 def load(pins: Pins) -> Mapping[str, int]:
     """Fds of our programs by name; maps and programs are pinned. Loads nothing where the same object is pinned.
 
-    The ring is not among them where the kernel cannot have it.
+    The ring is not among them where the kernel cannot have it. MachineError: the object is not the one that was built.
     """
-    path = object_path()
-    home = pins.programs / hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST_LENGTH]
+    digest = built_digest()
+    bpf.read_object(object_path(), digest)  # before anything is touched, and where nothing needs to be loaded too
+    home = pins.programs / digest[:DIGEST_LENGTH]
     if not (pins.exists() and all((home / name).exists() for name in PROGRAMS if name != RING)):
         shutil.rmtree(home, ignore_errors=True)
         try:
-            loaded = open_object(path, pins.maps)
+            loaded = open_object(pins.maps)
         except KernelError as error:
             raise refusal(error) from error
         with loaded:
@@ -43,14 +62,18 @@ def load(pins: Pins) -> Mapping[str, int]:
     return {name: bpf.get_pinned(home / name) for name in PROGRAMS if (home / name).exists()}
 
 
-def open_object(path: Path, pin_maps: Path | None = None) -> bpf.Object:
-    """The object with all that this kernel takes of it: before 5.18 there are no `xdp.frags` programs, so no ring."""
+def open_object(pin_maps: Path | None = None, autoload: Mapping[str, bool] | None = None) -> bpf.Object:
+    """The object, as it was built, with all that this kernel takes of it: before 5.18 no `xdp.frags`, so no ring.
+
+    `autoload` says of programs, by name, whether they are wanted.
+    """
+    path, digest = object_path(), built_digest()
     try:
-        return bpf.Object.open(path, pin_maps)
+        return bpf.Object.open(path, pin_maps, autoload, digest)
     except KernelError as error:
         if error.errno != errno.EINVAL:
             raise
-    return bpf.Object.open(path, pin_maps, {RING: False})
+    return bpf.Object.open(path, pin_maps, {**(autoload or {}), RING: False}, digest)
 
 
 def refusal(error: KernelError) -> MachineError:
@@ -83,7 +106,7 @@ def pinned_ids(pins: Pins) -> Mapping[str, int]:
 
 def drop_others(pins: Pins) -> None:
     """Unpins the programs of other objects: nothing is attached of them any more."""
-    keep = hashlib.sha256(object_path().read_bytes()).hexdigest()[:DIGEST_LENGTH]
+    keep = built_digest()[:DIGEST_LENGTH]
     for home in pins.programs.iterdir():
         if home.name != keep:
             shutil.rmtree(home)

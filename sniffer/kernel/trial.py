@@ -26,7 +26,7 @@ from sniffer.kernel import bpf, tcx
 from sniffer.kernel.namespace import private_network
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.pins import PROGRAMS
-from sniffer.kernel.programs import object_path, refusal
+from sniffer.kernel.programs import open_object, refusal
 
 _LOOPBACK = 1  # ifindex; a test run on it touches nothing of it
 _LIST = 1
@@ -195,8 +195,7 @@ class _Wire:
 
 def _loaded() -> bpf.Object:
     """The object with nothing but the taps."""
-    path = object_path()
     try:
-        return bpf.Object.open(path, autoload={name: name in TAPS for name in PROGRAMS})
+        return open_object(autoload={name: name in TAPS for name in PROGRAMS})
     except KernelError as error:
         raise refusal(error) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sniffer.abi.limits import Direction
-from sniffer.errors import KernelError
+from sniffer.errors import KernelError, MachineError
 from sniffer.kernel import bpf, tcx
 from sniffer.kernel.libbpf import take_messages
 from tests.topology import run
@@ -90,10 +90,15 @@ def test_what_the_verifier_refuses_carries_the_end_of_its_log(stand_in: Path) ->
 
 def test_a_file_that_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "x.o").write_bytes(b"no ELF")
-    with pytest.raises(KernelError, match=r"bpf_object__open_file of x\.o: "):
+    with pytest.raises(KernelError, match=r"bpf_object__open_mem of x\.o: "):
         bpf.Object.open(tmp_path / "x.o")
     with pytest.raises(FileNotFoundError):
         bpf.Object.open(tmp_path / "y.o")
+
+
+def test_an_object_of_another_digest(stand_in: Path) -> None:
+    with pytest.raises(MachineError, match=r"stand_in\.o is not the one .*: SHA-256 [0-9a-f]{64}, not 0{64}; "):
+        bpf.Object.open(stand_in, digest="0" * 64)
 
 
 def test_pinned_maps_are_used_again(stand_in: Path, pins: Path) -> None:

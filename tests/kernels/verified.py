@@ -12,23 +12,30 @@ from sniffer.kernel.programs import object_path
 _STATISTICS = 4  # BPF_LOG_STATS
 
 
+def opened() -> Object:
+    """The object, not loaded yet."""
+    open_file = library().bpf_object__open_file
+    open_file.restype, open_file.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_void_p)
+    return Object(open_file(os.fsencode(object_path()), None), "")
+
+
 def verified(name: str) -> str:
     """One program's fate: the instructions that the verifier went through (its limit is a million), or refused."""
     take_messages()
     library().bpf_program__set_log_level.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
-    with Object(library().bpf_object__open_file(os.fsencode(object_path()), None), "") as opened:
-        for other, program in opened._entries("program").items():
+    with opened() as object_:
+        for other, program in object_._entries("program").items():
             call("bpf_program__set_autoload", program, other == name)
             library().bpf_program__set_log_level(program, _STATISTICS)
-        answer = library().bpf_object__load(opened._handle)
+        answer = library().bpf_object__load(object_._handle)
     found = re.findall(r"processed (\d+) insns", take_messages())
     return found[-1] if answer == 0 and found else f"refused ({os.strerror(-answer)})"
 
 
 def main() -> None:
     """A line for each program."""
-    with Object(library().bpf_object__open_file(os.fsencode(object_path()), None), "") as opened:
-        names = opened.programs()
+    with opened() as object_:
+        names = object_.programs()
     print(os.uname().release)
     for name in names:
         print(f"  {name:12} {verified(name)}", flush=True)

@@ -1,5 +1,6 @@
 """The commands as people and scripts meet them: exit status, words, JSON; never a traceback."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from sniffer.kernel.programs import object_path
 from tests.agent import SNIFFER, Agent, mirror, sniffer, target
 from tests.inventory import ROOT, ifindex, surfaces
+from tests.ringless import with_digest
 from tests.topology import Node, node, run
 from tests.traffic import blast
 
@@ -445,6 +448,23 @@ def test_a_reader_that_goes_away(bed: Node, agent: Agent) -> None:
 def test_a_missing_object(bed: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNIFFER_OBJECT", str(tmp_path / "none.o"))
     tells(["agent", "--manifests", tmp_path], 3, "none.o", "make build")
-    (tmp_path / "none.o").write_bytes(b"not an object")
+    with_digest(tmp_path / "none.o", b"not an object")
     tells(["agent", "--manifests", tmp_path], 3)
     sniffer("cleanup")
+
+
+def test_an_object_that_was_not_built(bed: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G14: one byte is another, or nobody says what they should be: nothing is loaded, and what was there stays."""
+    content = object_path().read_bytes()
+    other = with_digest(tmp_path / "other.o", content)
+    middle = len(content) // 2
+    other.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    monkeypatch.setenv("SNIFFER_OBJECT", str(other))
+    words = ("other.o is not the one that this package was built with", hashlib.sha256(content).hexdigest())
+    tells(["agent", "--manifests", tmp_path], 3, *words)
+    [found] = [row for row in json.loads(sniffer("doctor", "--json", check=False).stdout) if row["check"] == "programs"]
+    assert found["result"] == "fail"
+    assert words[0] in found["text"]
+    other.with_name("other.o.sha256").unlink()
+    tells(["agent", "--manifests", tmp_path], 3, "other.o.sha256 does not say which BPF object was built")
+    assert not list(Path(ROOT).glob("abi-*/programs/*"))

@@ -14,6 +14,7 @@ from sniffer.kernel import bpf, tcx
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.programs import object_path
 from tests.agent import SNIFFER, Agent, mirror, target
+from tests.ringless import with_digest
 from tests.topology import node, run
 
 CHECKS = [
@@ -134,8 +135,7 @@ def test_the_capabilities_that_suffice() -> None:
 
 
 def test_an_object_that_the_kernel_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "broken.o"
-    broken.write_bytes(object_path().read_bytes()[:5000])
+    broken = with_digest(tmp_path / "broken.o", object_path().read_bytes()[:5000])
     monkeypatch.setenv("SNIFFER_OBJECT", str(broken))
     assert found(doctor()[1]) == [("programs", "fail")]
     monkeypatch.setenv("SNIFFER_OBJECT", str(tmp_path / "missing.o"))

@@ -17,6 +17,7 @@ from sniffer.kernel.pins import Lock, Pins
 from tests.agent import Agent, mirror, sniffer, target
 from tests.inventory import ROOT, assert_gone, attached, pinned, programs
 from tests.numbered import VXLAN, assert_each_once, datagrams, numbers
+from tests.ringless import with_digest
 from tests.topology import Node, node, wait_until
 from tests.traffic import Background
 from tests.wire import Capture
@@ -115,8 +116,7 @@ def test_an_upgrade_replaces_the_programs_without_gap_or_duplicate(
     """D18: another object, the same maps; of the former programs nothing is left."""
     before = pinned()
     former = Path(__file__).parents[2] / "sniffer/kernel/sniffer.bpf.o"
-    other = tmp_path / "sniffer.bpf.o"
-    other.write_bytes(former.read_bytes() + b"\0")
+    other = with_digest(tmp_path / "sniffer.bpf.o", former.read_bytes() + b"\0")
     with Capture("eth0", bed.analyzer) as copies:
         with Background(dst=bed.peer_address, port=9, size=64, count=12_000, rate=3000) as load:
             copies.wait(500)
