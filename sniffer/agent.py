@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sniffer
-from sniffer import metrics
 from sniffer.errors import MachineError, SnifferError
 from sniffer.kernel import programs
 from sniffer.kernel.clean import drop_orphans
@@ -27,12 +26,15 @@ from sniffer.kernel.monitor import drain, monitor
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import relay_of
 from sniffer.kernel.pins import Lock, Pins
+from sniffer.metrics import node as metrics
+from sniffer.metrics.server import Place, serve
 from sniffer.node import PROBE_S, Node
 from sniffer.plan import names
 from sniffer.plan.compile import Sources
 from sniffer.plan.facts import Mechanism
 from sniffer.plan.report import report
 from sniffer.plan.state import Verdict
+from sniffer.stats.series import Named
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ class Source(Protocol):
 
     poll_s: float
     """How often it wants to be polled though it has called nobody."""
+
+    @property
+    def contact_s(self) -> float | None:
+        """Monotonic time until which all of it was known; -inf: never; None: it is no cluster."""
 
     def poll(self) -> bool:
         """Whether anything is new since the last call."""
@@ -80,8 +86,10 @@ class Options:
     node: str
     pin_root: Path
     lease_s: float
-    metrics: str | None = None
-    """HOST:PORT to serve Prometheus metrics at; None: nowhere."""
+    metrics: Place | None = None
+    """Where to serve Prometheus metrics; None: nowhere."""
+    named: Named = Named.ALL
+    """What has a name in their labels."""
     mechanism: Mechanism | None = None
     """None: TCX where the kernel has it."""
     netns: Path = Path("/run/netns")
@@ -98,8 +106,6 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         """Takes the lock and loads, or takes over, programs and maps. InputError, MachineError."""
-        if options.metrics:
-            metrics.parse(options.metrics)  # what is wrong with the words is said before anything is made
         self._news = os.eventfd(0, os.EFD_NONBLOCK)
         self._source = options.source(lambda: os.eventfd_write(self._news, 1))
         self._pins = Pins(options.pin_root)
@@ -116,8 +122,9 @@ class Agent:
             self._pins.forget()
             raise
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
+        self._loop = metrics.Loop()
         if options.metrics:
-            metrics.serve(options.metrics, options.pin_root)
+            serve("--metrics", options.metrics, metrics.registry(options.pin_root, self._loop, options.named))
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
         self._settled = False
         self._said: list[str] = []
@@ -137,10 +144,12 @@ class Agent:
             due_s, looked_s = 0.0, 0.0
             while True:
                 if self._source.poll():
-                    due_s = min(due_s, looked_s + PACE_S)
+                    due_s = min(due_s, max(time.monotonic(), looked_s + PACE_S))
                 if time.monotonic() >= due_s:
+                    self._loop.late_s = time.monotonic() - due_s if looked_s else 0.0
                     looked_s = time.monotonic()
                     due_s = looked_s + self._reconcile()
+                    self._looked(looked_s)
                 for key, _ in selector.select(max(min(self._source.poll_s, due_s - time.monotonic()), 0)):
                     if key.fileobj is stop:
                         return
@@ -154,6 +163,14 @@ class Agent:
         with suppress(BlockingIOError):
             os.eventfd_read(self._news)
         return False  # the next poll tells
+
+    def _looked(self, began_s: float) -> None:
+        """Tells the metrics."""
+        loop = self._loop
+        loop.took_s.observe(time.monotonic() - began_s)
+        loop.errors += bool(self._said)
+        loop.fresh, loop.faults = self._source.fresh(), len(self._source.faults())
+        loop.contact_s, loop.ended = self._source.contact_s, time.time()
 
     def close(self) -> None:
         """Ends the source's threads; everything stays attached."""

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sniffer import metrics
 from sniffer.cluster.backoff import Backoff, fault_of
 from sniffer.cluster.client import Client
 from sniffer.cluster.events import Events, Regarding
-from sniffer.cluster.exposition import Figures, serve
 from sniffer.cluster.feed import Feed
 from sniffer.cluster.jitter import Jitter
 from sniffer.cluster.leases import Election
@@ -36,6 +34,8 @@ from sniffer.cluster.source import SERVICE_HOST
 from sniffer.cluster.status import Statuses
 from sniffer.cluster.views import ipv4
 from sniffer.errors import ApiError
+from sniffer.metrics import controller as metrics
+from sniffer.metrics.server import Place, serve
 from sniffer.model.identity import Identity
 from sniffer.model.resources import API_VERSION, GROUP, KINDS, SnifferNode
 from sniffer.plan.cluster import Policy
@@ -68,8 +68,10 @@ class Options:
     namespace: str
     identity: str
     policy: Policy
-    metrics: str | None = None
-    """HOST:PORT to serve Prometheus metrics and /healthz at; None: nowhere."""
+    metrics: Place | None = None
+    """Where to serve Prometheus metrics and /healthz; None: nowhere."""
+    health: Place | None = None
+    """Where to serve /healthz alone; None: nowhere."""
 
 
 class Controller:
@@ -77,7 +79,6 @@ class Controller:
 
     def __init__(self, options: Options) -> None:
         """InputError, MachineError."""
-        place = metrics.parse(options.metrics) if options.metrics else None
         self._policy = options.policy
         self._client = Client.load(options.kubeconfig)
         # A container that was restarted has its pod's name again, and is another process.
@@ -100,8 +101,10 @@ class Controller:
         self._said = ""
         self._election = Election(self._client, options.namespace, identity, self._changed)
         self._feed = Feed(self._client, options.namespace, self._changed)
-        if place:
-            serve(*place, self._figures, lambda: time.monotonic() - self._turned_s < STILL_S)
+        if options.metrics:
+            serve("--metrics", options.metrics, metrics.registry(self._figures), self._turns)
+        if options.health:
+            serve("--health", options.health, None, self._turns)
 
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT; another may lead at once."""
@@ -258,8 +261,11 @@ class Controller:
         self._backoff.reset()
         return None
 
-    def _figures(self) -> Figures:
-        return Figures(
+    def _turns(self) -> bool:
+        return time.monotonic() - self._turned_s < STILL_S
+
+    def _figures(self) -> metrics.Figures:
+        return metrics.Figures(
             leads=self._election.leads(),
             writes=dict(self._writes),
             statuses_waiting=len(self._schedule),
@@ -267,6 +273,7 @@ class Controller:
             events_dropped=self._events.dropped,
             pods_deselected=self._deselected,
             watch_faults=len(self._feed.faults),
+            turned=time.time() - (time.monotonic() - self._turned_s),
         )
 
 

@@ -39,6 +39,9 @@ class Manifests:
     poll_s = 0.1
     """How often the directory is looked at."""
 
+    contact_s: float | None = None
+    """It is no cluster."""
+
     def __init__(self, directory: Path) -> None:
         """InputError: no such directory."""
         if not directory.is_dir():

@@ -11,6 +11,7 @@ import typer
 import sniffer
 from sniffer.errors import KernelError, SnifferError
 from sniffer.plan.facts import Mechanism
+from sniffer.stats.series import Named
 
 app = typer.Typer(
     add_completion=False,
@@ -35,6 +36,16 @@ ServiceCidrs = Annotated[
 ]
 AllowedTargetCidrs = Annotated[
     str, typer.Option(metavar="CIDR,...", help="Addresses that a target may have although it else might not.")
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS:PORT", help="Serve Prometheus metrics there: on loopback, or with --metrics-tls."),
+]
+MetricsTls = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="tls.crt and tls.key: serve by HTTPS, to whom the API server allows to get /metrics."
+    ),
 ]
 
 
@@ -77,7 +88,11 @@ def agent(
     api_grace: Annotated[float, typer.Option(help="Seconds that they go on without the API server.")] = 300,
     service_cidrs: ServiceCidrs = "",
     allowed_target_cidrs: AllowedTargetCidrs = "",
-    metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there.")] = None,
+    metrics: Metrics = None,
+    metrics_tls: MetricsTls = None,
+    metrics_names: Annotated[
+        Named, typer.Option(help="What has a name in labels: all; mirrors and targets, but no interfaces; none.")
+    ] = Named.ALL,
     attachment: Annotated[
         Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
     ] = None,
@@ -88,7 +103,7 @@ def agent(
     Example: sniffer agent --manifests /etc/sniffer
     """
     from sniffer import agent as loop
-    from sniffer.cli.agent import API_GRACE_MIN_S, log_to_terminal, policy, seconds, source_of
+    from sniffer.cli.agent import API_GRACE_MIN_S, log_to_terminal, place_of, policy, seconds, source_of
 
     log_to_terminal(verbose)
     lease_s = seconds("--lease", lease)
@@ -96,7 +111,8 @@ def agent(
     name = node or loop.default_node()
     limits = policy(service_cidrs, allowed_target_cidrs)
     source = source_of(manifests, kubeconfig, name, namespace, limits, grace_s)
-    loop.run(loop.Options(source, name, pin_root, lease_s, metrics, attachment, netns_dir))
+    place = place_of(metrics, metrics_tls, kubeconfig, in_cluster=manifests is None)
+    loop.run(loop.Options(source, name, pin_root, lease_s, place, metrics_names, attachment, netns_dir))
 
 
 @app.command()
@@ -108,8 +124,10 @@ def controller(
     ] = None,
     service_cidrs: ServiceCidrs = "",
     allowed_target_cidrs: AllowedTargetCidrs = "",
-    metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics and /healthz there.")
+    metrics: Metrics = None,
+    metrics_tls: MetricsTls = None,
+    health: Annotated[
+        str | None, typer.Option(metavar="ADDRESS:PORT", help="Serve /healthz there, which says nothing but ok.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
@@ -119,7 +137,7 @@ def controller(
     """
     from sniffer.cli.controller import run
 
-    run(kubeconfig, namespace, identity, service_cidrs, allowed_target_cidrs, metrics, verbose)
+    run(kubeconfig, namespace, identity, service_cidrs, allowed_target_cidrs, metrics, metrics_tls, health, verbose)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from sniffer import agent
 from sniffer.errors import InputError
 from sniffer.manifests import Manifests
+from sniffer.metrics.server import Place, Reviewer, guarded
 from sniffer.plan.cluster import Policy
 
 LEASE_MAX_S = 366 * 86400
@@ -50,6 +51,22 @@ def policy(service_cidrs: str, allowed_target_cidrs: str) -> Policy:
         "in the service range": networks("--service-cidrs", service_cidrs)
     }
     return Policy(refused, networks("--allowed-target-cidrs", allowed_target_cidrs))
+
+
+def place_of(address: str | None, tls: Path | None, kubeconfig: Path | None, in_cluster: bool) -> Place | None:
+    """Where to serve metrics, and to whom. InputError, MachineError."""
+    if address is None:
+        if tls is not None:
+            raise InputError("--metrics-tls: given without --metrics, allowed together with it")
+        return None
+
+    def reviewer() -> Reviewer:
+        from sniffer.cluster.access import Access
+        from sniffer.cluster.client import Client
+
+        return Access(Client.load(kubeconfig)).decide
+
+    return guarded("--metrics", address, tls, reviewer if in_cluster else None)
 
 
 def source_of(

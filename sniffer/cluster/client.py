@@ -99,9 +99,9 @@ class Client:
         accept = _METADATA.format(_list(path)) if metadata_only else _JSON
         return self._answer("GET", path, parameters, accept=accept, timeout_s=timeout_s)
 
-    def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def create(self, path: str, body: Mapping[str, Any], timeout_s: float = 10) -> dict[str, Any]:
         """path: of the collection."""
-        return self._answer("POST", path, {"fieldManager": "sniffer"}, body)
+        return self._answer("POST", path, {"fieldManager": "sniffer"}, body, timeout_s=timeout_s)
 
     def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """ApiError Conflict: the object is no longer of the body's metadata.resourceVersion."""
