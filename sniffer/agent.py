@@ -29,7 +29,7 @@ from sniffer.kernel.pins import Lock, Pins
 from sniffer.metrics import node as metrics
 from sniffer.metrics.server import Place, serve
 from sniffer.node import PROBE_S, Node
-from sniffer.plan import names
+from sniffer.plan import names, ops
 from sniffer.plan.compile import Sources
 from sniffer.plan.facts import Mechanism
 from sniffer.plan.report import report
@@ -127,6 +127,11 @@ class Agent:
             serve("--metrics", options.metrics, metrics.registry(options.pin_root, self._loop, options.named))
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
         self._settled = False
+        self._again = True
+        """The last plan had something to do."""
+        self._rounds = 0
+        """Plans in a row that had something to do, and did it."""
+        self._reported_s = 0.0
         self._said: list[str] = []
 
     def run(self) -> None:
@@ -184,18 +189,14 @@ class Agent:
         failures: list[str] = []
         fresh, broken = self._source.fresh(), False
         try:
-            for _ in range(ROUNDS):
-                plan = self._node.plan(sources, self._name, fresh)
-                if not plan or failures:
-                    break
-                log.debug("plan: %s", plan)
-                failures = self._node.apply(plan)
+            failures = self._round(sources, fresh)
         except SnifferError as error:
             if isinstance(error, MachineError) and not self._settled:
                 raise  # at the start somebody is there to read it; later on it may pass
             failures, broken = [str(error)], True
         self._say(failures)
-        if not broken and sources.cluster is not None:
+        self._rounds = 0 if failures or not self._again else self._rounds + 1
+        if not broken and sources.cluster is not None and (failures or self._is_report_due()):
             verdicts = self._node.verdicts() if fresh else _unheard(self._node.verdicts(), self._source.faults())
             self._source.report(report(verdicts, sources.mirrors, sniffer.__version__))
         if not self._settled and not broken:
@@ -204,8 +205,34 @@ class Agent:
             log.info("ready")
         if failures:
             return PROBE_S
+        if 0 < self._rounds < ROUNDS:
+            return PACE_S
         wait_s = self._node.wait_s
         return self._resync_s if wait_s is None else min(self._resync_s, wait_s)
+
+    def _round(self, sources: Sources, fresh: bool) -> list[str]:
+        """What could not be applied. Whether it came to be as planned is seen in the next round, with what is new by
+        then; at once only before anything is in force, or while the plan is not whole.
+        """
+        failures: list[str] = []
+        for _ in range(ROUNDS):
+            plan = self._node.plan(sources, self._name, fresh)
+            self._again = bool(plan)
+            if not plan or failures:
+                break
+            log.debug("plan: %s", plan)
+            failures = self._node.apply(plan)
+            if self._settled and not any(isinstance(op, ops.CreateRelay) for op in plan):
+                break
+        return failures
+
+    def _is_report_due(self) -> bool:
+        """While one change follows the other the cluster is told once in a while."""
+        now_s = time.monotonic()
+        due = not self._again or now_s - self._reported_s >= RESYNC_S
+        if due:
+            self._reported_s = now_s
+        return due
 
     def _say(self, failures: list[str]) -> None:
         for failure in failures:

@@ -23,7 +23,7 @@ from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_add
 from sniffer.plan.diff import diff
 from sniffer.plan.facts import Facts, Link, Mechanism, PathState
 from sniffer.plan.ids import Assignment, contents
-from sniffer.plan.state import State, Verdict, Wanted
+from sniffer.plan.state import Attachment, State, Verdict, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ PROBE_S = 1.0
 BINDING_S = 0.2
 """How often a pod's network namespace is looked for at first."""
 BINDING_MAX_S = 5.0
+ATTACHED_S = 0.9
+"""How long the attachments that were read are taken for true while neither we nor the interfaces have changed."""
 
 
 class Node:
@@ -66,6 +68,8 @@ class Node:
         self._verdicts: tuple[Verdict, ...] = ()
         self._unattached: Mapping[Hook, str] = {}
         self._links: tuple[Link, ...] = ()
+        self._attached: tuple[int, tuple[Link, ...], Mapping[Hook, Attachment]] | None = None
+        """When they were read, beside which interfaces, and what was found."""
         self._waits_s = BINDING_S
         self._seen: Sources | None = None
 
@@ -129,7 +133,7 @@ class Node:
     def plan(self, sources: Sources, node_name: str, renews: bool = True) -> ops.Plan:
         """The next plan; () when the kernel is as it should be."""
         facts = self.facts(sources, renews)
-        observed = observe(self._maps, self._pins, self.netlink, facts.relay) if self._maps else State()
+        observed = self._observed(self._maps, facts) if self._maps else State()
         wanted = self._compiled(sources, facts)
         if not sources.complete:
             wanted = _held(wanted, observed, sources.known)
@@ -142,8 +146,20 @@ class Node:
         desired = self._desired(wanted, observed, facts, node_name)
         return diff(observed, desired, {number: name for name, number in self._programs.items()})
 
+    def _observed(self, maps: Maps, facts: Facts) -> State:
+        """The kernel tells of a clsact filter that goes, so that is looked at every time."""
+        known, now_ns = self._attached, facts.now_ns
+        if known and now_ns - known[0] < ATTACHED_S * 1e9 and known[1] == facts.links:
+            return observe(maps, self._pins, self.netlink, facts.relay, known[2])
+        observed = observe(maps, self._pins, self.netlink, facts.relay)
+        if self._mechanism == Mechanism.TCX:
+            self._attached = now_ns, facts.links, observed.attachments
+        return observed
+
     def apply(self, plan: ops.Plan) -> list[str]:
         """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
+        if any(isinstance(op, ops.Attach | ops.Detach | ops.CreateRelay) for op in plan):
+            self._attached = None
         self._unattached = self._kernel.apply(plan) if self._kernel else {}
         return list(self._unattached.values())
 

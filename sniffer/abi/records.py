@@ -1,12 +1,14 @@
 """The records of bpf/sniffer.h as values: each packs into, and unpacks from, the bytes that lie in its map.
 
-Integers are in host byte order; addresses and templates are bytes in network order.
+Integers are in host byte order; addresses and templates are bytes in network order. What there are thousands of is a
+NamedTuple: it is hashed and compared in C.
 """
 
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
+from typing import NamedTuple
 
 from sniffer.abi.limits import (
     ENDPOINTS_LENGTH,
@@ -35,6 +37,9 @@ _NAME_KEY = struct.Struct("=II")
 _OUTER = struct.Struct("=IIHBB")
 _TALLY = struct.Struct("=QQ")
 
+READ_AGAIN = 4096
+"""Records to remember by their bytes: the loop reads the same ones again and again."""
+
 WORD_SIZE = 8
 FILTER_SIZE = PROGRAM_LENGTH * _INSTRUCTION.size
 LIST_SIZE = _LIST.size
@@ -44,8 +49,7 @@ EGRESS_SIZE = _EGRESS.size
 COUNTERS_SIZE = len(Outcome) * _TALLY.size
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One classic BPF instruction (struct sock_filter of <linux/filter.h>, or CODE_RULE)."""
 
     code: int
@@ -69,14 +73,12 @@ def unpack_program(blob: bytes) -> Program:
     return _program(blob[: length * _INSTRUCTION.size])
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=READ_AGAIN)
 def _program(blob: bytes) -> Program:
-    """The loop reads the same ones again and again."""
     return tuple(Instruction(*fields) for fields in _INSTRUCTION.iter_unpack(blob))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Hook:
+class Hook(NamedTuple):
     """Where a tap sits."""
 
     ifindex: int
@@ -92,6 +94,7 @@ class Hook:
         return self.ifindex << 32 | self.direction << 31 | guard << HOOK_GUARD_SHIFT | list_id
 
     @classmethod
+    @lru_cache(maxsize=READ_AGAIN)
     def of_word(cls, word: int) -> tuple["Hook", int, Guard]:
         """Hook, list id, guard; a guard that nobody knows is none."""
         number = word >> HOOK_GUARD_SHIFT & 3
@@ -178,8 +181,7 @@ class EgressRecord:
         return cls(ifindex, mtu, nexthop, checksum, family, template[:length])
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class NameKey:
+class NameKey(NamedTuple):
     """Key of `names`."""
 
     kind: NameKind
@@ -189,6 +191,7 @@ class NameKey:
         return _NAME_KEY.pack(self.kind, self.id)
 
     @classmethod
+    @lru_cache(maxsize=READ_AGAIN)
     def unpack(cls, blob: bytes) -> "NameKey":
         kind, number = _NAME_KEY.unpack(blob)
         return cls(NameKind(kind), number)
@@ -219,6 +222,7 @@ def pack_name(text: str) -> bytes:
     return text.encode().ljust(NAME_LENGTH, b"\0")
 
 
+@lru_cache(maxsize=READ_AGAIN)
 def unpack_name(blob: bytes) -> str:
     """The text; what is not UTF-8 is replaced."""
     return blob.rstrip(b"\0").decode(errors="replace")

@@ -35,4 +35,16 @@ def show(manifests: Path, pin_root: Path, mechanism: Mechanism | None, *, as_jso
 
 
 def _as_object(op: ops.Op) -> dict[str, Any]:
-    return {"op": type(op).__name__, **dataclasses.asdict(op)}
+    return {
+        "op": type(op).__name__,
+        **{field.name: _plain(getattr(op, field.name)) for field in dataclasses.fields(op)},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Records by the names of their fields, be they dataclasses or named tuples."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

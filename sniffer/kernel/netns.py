@@ -126,17 +126,20 @@ def _known_nsid(netlink: Netlink, which: bytes) -> int:
 
 
 def _addresses(netlink: Netlink, nsid: int) -> frozenset[str]:
-    """The IPv4 and IPv6 addresses in the namespace, which must be held open meanwhile: else the nsid is another's."""
-    body = _ADDRESS_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    body += attribute(_IFA_TARGET_NETNSID, struct.pack("=i", nsid))
+    """The IPv4 and IPv6 addresses in the namespace, which must be held open meanwhile: else the nsid is another's.
+
+    One family after the other: for all at once the kernel waits for its one lock of links, which it holds for long
+    where pods come and go; for one it has not, since 6.9.
+    """
     found = set()
-    for message in netlink.questions.dump(f"RTM_GETADDR of nsid {nsid}", rtnetlink.GET_ADDRESS, body):
-        family = message[0]
-        told = attributes(message, _ADDRESS_HEADER.size)
-        # The kernel repeats the nsid where it has heeded it; addresses of our own would have none.
-        if family not in (socket.AF_INET, socket.AF_INET6) or s32(told.get(_IFA_TARGET_NETNSID)) != nsid:
-            continue
-        raw = told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS)
-        if raw:
-            found.add(socket.inet_ntop(family, raw))
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = _ADDRESS_HEADER.pack(family, 0, 0, 0, 0) + attribute(_IFA_TARGET_NETNSID, struct.pack("=i", nsid))
+        for message in netlink.questions.dump(f"RTM_GETADDR of nsid {nsid}", rtnetlink.GET_ADDRESS, body):
+            told = attributes(message, _ADDRESS_HEADER.size)
+            # The kernel repeats the nsid where it has heeded it; addresses of our own would have none.
+            if message[0] != family or s32(told.get(_IFA_TARGET_NETNSID)) != nsid:
+                continue
+            raw = told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS)
+            if raw:
+                found.add(socket.inet_ntop(family, raw))
     return frozenset(found)

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,8 +29,14 @@ from sniffer.plan.state import Attachment, State
 Record = TypeVar("Record")
 
 
-def observe(maps: Maps, pins: Pins, netlink: Netlink, pair: Relay | None) -> State:
-    """Reads everything back."""
+def observe(
+    maps: Maps,
+    pins: Pins,
+    netlink: Netlink,
+    pair: Relay | None,
+    attachments: Mapping[Hook, Attachment] | None = None,
+) -> State:
+    """Reads everything back. attachments: what is known of them; None: they are read too, which takes longest."""
     words = [Hook.of_word(word) for word in _words(maps, "hooks").values()]
     hooks = {hook: number for hook, number, _ in words}
     tunnels = dict(_records(maps, "tunnels", TunnelRecord.unpack))
@@ -50,7 +56,7 @@ def observe(maps: Maps, pins: Pins, netlink: Netlink, pair: Relay | None) -> Sta
         egress={n: record for n, record in _records(maps, "egress", EgressRecord.unpack) if record.template},
         paths=_words(maps, "paths"),
         names={NameKey.unpack(key): unpack_name(text) for key, text in maps.names.items()},
-        attachments=dict((*_filters_attached(netlink, candidates), *_links(pins))),
+        attachments=_attachments(pins, netlink, candidates) if attachments is None else attachments,
         relay=pair,
         relay_word=bpf.load_word(maps.memory["relay"], 0),
     )
@@ -101,6 +107,11 @@ def _filters(maps: Maps) -> Iterator[tuple[int, Program]]:
 def _words(maps: Maps, name: str) -> dict[int, int]:
     memory = maps.memory[name]
     return {number: word for number, (word,) in enumerate(struct.iter_unpack("=Q", memory[:])) if word}
+
+
+def _attachments(pins: Pins, netlink: Netlink, hooks: Iterable[Hook]) -> dict[Hook, Attachment]:
+    """Three system calls for each TCX link, and a dump of qdiscs that waits for the kernel's one lock of links."""
+    return dict((*_filters_attached(netlink, hooks), *_links(pins)))
 
 
 def _links(pins: Pins) -> Iterator[tuple[Hook, Attachment]]:
