@@ -6,6 +6,7 @@ Whatever happens (an edit, an event of a watch or of netlink, time) only makes t
 Signals end it and leave everything attached: an upgrade is a hand-over.
 """
 
+import gc
 import logging
 import os
 import selectors
@@ -44,6 +45,8 @@ SETTLE_S = 0.02
 """Events come in bursts: the loop looks again this long after the first one."""
 PACE_S = 0.1
 """In a storm of events it looks this often."""
+COLLECT = 20_000, 20, 50
+"""Thresholds of the garbage collector: what a look makes is freed without it, and a whole collection takes 60 ms."""
 ROUNDS = 8
 """A plan may need a second look (the relay's ifindex); more than a few mean that something fights us."""
 
@@ -136,6 +139,7 @@ class Agent:
 
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT."""
+        gc.set_threshold(*COLLECT)
         stop, wake = socket.socketpair()
         stop.setblocking(False)
         wake.setblocking(False)
@@ -201,6 +205,7 @@ class Agent:
             self._source.report(report(verdicts, sources.mirrors, sniffer.__version__))
         if not self._settled and not broken:
             self._settled = True
+            gc.freeze()  # what thousands of resources became is there to stay: no collection need walk it
             programs.drop_others(self._pins)
             log.info("ready")
         if failures:

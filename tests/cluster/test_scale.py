@@ -144,6 +144,7 @@ def test_a_change_among_a_thousand_mirrors(
         with Maps(Pins(ROOT), writable=False) as maps:
             wait_until(lambda: all(word_of(maps, hook) for hook in hooks.values()), 60, 0.1, log.read_text())
             first_s = time.monotonic() - started
+            wait_until(lambda: "ready" in log.read_text(), 60, 0.1)  # attaching to 500 hooks takes seconds
             time.sleep(2)  # reports, and what else a start brings
             took = [edit(cluster, bed, maps, hooks, number) for number in range(EDITS)]
         took.sort()
