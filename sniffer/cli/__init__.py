@@ -232,3 +232,35 @@ def crds(
     from sniffer.cli.crds import crds as write
 
     write(directory, as_json)
+
+
+@app.command()
+def recv(
+    vxlan: Annotated[
+        list[int] | None, typer.Option(metavar="PORT", help="Receive VXLAN on this UDP port; may be given again.")
+    ] = None,
+    geneve: Annotated[
+        list[int] | None, typer.Option(metavar="PORT", help="Receive GENEVE on this UDP port; may be given again.")
+    ] = None,
+    gre: Annotated[bool, typer.Option("--gre", help="Receive Ethernet over GRE.")] = False,
+    erspan: Annotated[bool, typer.Option("--erspan", help="Receive ERSPAN I, II and III.")] = False,
+    interface: Annotated[
+        str, typer.Option("--interface", "-i", metavar="DEV", help="Where it arrives. Default: anywhere.")
+    ] = "",
+    write: Annotated[
+        Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write frames as pcapng; - is standard output.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="End after so many frames.")] = None,
+    duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after this time.")] = None,
+    buffer: Annotated[int, typer.Option(metavar="MIB", help="Memory for what has not been read yet.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """The analyzer's side: receives copies without a tunnel device, and counts what was lost. 1: something was.
+
+    Example: sniffer recv --vxlan 4789 -w - | wireshark -k -i -
+    """
+    from sniffer.cli.recv import Options
+    from sniffer.cli.recv import recv as receive
+
+    options = Options(vxlan or (), geneve or (), gre, erspan, interface, write, count, duration, buffer, as_json)
+    raise typer.Exit(receive(options))
