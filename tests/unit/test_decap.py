@@ -346,8 +346,8 @@ def test_whatever_arrives(packets: list[bytes]) -> None:
     receiver = Receiver(ALL)
     before = prefilters()
     for outer in packets:
-        parts = receiver.reassembly.counts.received
-        if receive(receiver, outer) or receiver.reassembly.counts.received > parts:
+        receive(receiver, outer)
+        if receive(Receiver(ALL), outer):  # alone: a first fragment of another port yields nothing in the end
             assert matches(before[outer[0] >> 4 != 4], outer), outer.hex()
     receiver.reassembly.finish()
     receiver.row()
@@ -378,5 +378,13 @@ def test_the_kernel_hands_over_little_else(ipv6: bool) -> None:
         packet(UDP(dport=53), FRAME, ipv6),
         *fragments(UDP(dport=53), bytes(64), 48, 1, ipv6)[:2],
     )
-    wanted = [(mine, True), (other, False), (first, False), (later, True), (packet(gre(), FRAME, ipv6), False)]
+    parts = fragments(VXLAN_KEY, bytes(64), 48, 5, ipv6)
+    wanted = [
+        (mine, True),
+        *((part, True) for part in parts),
+        (other, False),
+        (first, False),
+        (later, True),
+        (packet(gre(), FRAME, ipv6), False),
+    ]
     assert [matches(whole[at:], outer) for outer, _ in wanted] == [taken for _, taken in wanted]
