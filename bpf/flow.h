@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * A hash of the flow a frame belongs to: the same both ways, on every node and for every fragment of a packet, so
- * that an analyzer sees both directions of a connection on one queue. IP: addresses, protocol and, where every packet
- * of the flow has them, ports; else the MAC addresses and the EtherType.
+ * A hash of the flow a frame belongs to: the same both ways and on every node, so that an analyzer sees both directions of a
+ * connection on one queue, and a sample has both. IP: addresses, protocol and, but for fragments, ports; else the MAC
+ * addresses and the EtherType.
+ *
+ * Only the first fragment of a datagram has ports, and who decides by frame cannot know those of the others: all fragments
+ * of a protocol between two addresses (of any protocol in IPv6) are one flow, apart from those of their whole packets.
  */
 #ifndef SNIFFER_FLOW_H
 #define SNIFFER_FLOW_H
 
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 
 #include "window.h"
 
@@ -37,7 +41,24 @@ static __always_inline __u64 flow_mix_ports(struct window *w, __u64 hash, __u32 
 	return flow_mix(hash, (__u64)protocol << 48 | (__u64)(one ^ other) << 24 | (one + other));
 }
 
-static __always_inline __u32 flow_hash(struct window *w)
+#define EXTENSIONS 6
+
+/* The protocol behind the extension headers of an IPv6 packet (RFC 8200), which one direction of a flow may have and the other
+ * not; IPPROTO_FRAGMENT for all fragments. *at is moved from the first header to that protocol's. */
+static __always_inline __u8 flow_protocol(struct window *w, __u32 *at, __u8 protocol)
+{
+	for (int n = 0; n < EXTENSIONS; n++) {
+		if (protocol != IPPROTO_HOPOPTS && protocol != IPPROTO_ROUTING && protocol != IPPROTO_DSTOPTS)
+			break;
+		if (*at + 2 > w->length)
+			break;
+		protocol = window_u8(w, *at);
+		*at += (window_u8(w, *at + 1) + 1) * 8;
+	}
+	return protocol;
+}
+
+static __always_inline __u64 flow_hash(struct window *w)
 {
 	__u64 hash = FLOW_SEED;
 	__u32 at = 14;
@@ -61,7 +82,10 @@ static __always_inline __u32 flow_hash(struct window *w)
 	if (type == ETH_P_IPV6 && at + 40 <= w->length) {
 		for (int word = 0; word < 16; word += 4)
 			hash = flow_mix_pair(hash, window_u32(w, at + 8 + word), window_u32(w, at + 24 + word));
-		return flow_mix_ports(w, hash, at + 40, window_u8(w, at + 6));
+		type = window_u8(w, at + 6);
+		at += 40;
+		type = flow_protocol(w, &at, type);
+		return flow_mix_ports(w, hash, at, type);
 	}
 	hash = flow_mix_pair(hash, window_u32(w, 0), window_u32(w, 6));
 	hash = flow_mix_pair(hash, window_u16(w, 4), window_u16(w, 10));

@@ -37,8 +37,25 @@ ARRAY_OF(__u64, leases, MIRRORS_MAX); /* valid until, CLOCK_MONOTONIC nanosecond
 ARRAY_OF(struct tunnel, tunnels, TUNNELS_MAX);
 ARRAY_OF(struct egress, egress, EGRESS_MAX);
 ARRAY_OF(__u64, paths, EGRESS_MAX); /* enum path_word */
-ARRAY_OF(__u64, relay, 1);	    /* RELAY_SHARED and ifindex of the relay's sending end */
+ARRAY_OF(struct budget, budgets, BUDGETS_MAX);
+ARRAY_OF(__u64, relay, 1); /* RELAY_SHARED and ifindex of the relay's sending end */
 PER_CPU(struct counters, counters, COUNTERS_MAX);
+
+/* By budget id: CLOCK_MONOTONIC, in units of the budget, until which what was used is not yet made up for. All CPUs share it
+ * (limit.h). A map with a lock cannot be mmapable. */
+struct bucket {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	__u64 packets_until;
+	__u64 bytes_until;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BUDGETS_MAX);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} buckets SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -107,6 +124,8 @@ struct scratch {
 	__u64 now_ns;
 	struct outer outer;		  /* a key that is looked for */
 	__u32 copies;			  /* of the present frame */
+	__u32 flow_known;		  /* whether `flow` is the present frame's */
+	__u64 flow;			  /* flow_hash() */
 	__u32 packets;			  /* wrapped by this CPU: the outer identification */
 	__u8 header[HEADER_MASK + 1 + 8]; /* outer header, inner Ethernet header and tag, as built */
 	__u8 zeros[ZEROS_LENGTH];	  /* never written */

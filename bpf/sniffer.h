@@ -11,7 +11,7 @@
 
 #define SNIFFER_ABI 2
 
-/* Limits. Id 0 of lists, filters, mirrors, tunnels and egress means "none" and is never allocated;
+/* Limits. Id 0 of lists, filters, mirrors, tunnels, egress and budgets means "none" and is never allocated;
  * counter 0 is the node's own. */
 #define HOOKS_MAX 8192
 #define HOOKS_PROBES 8
@@ -21,6 +21,7 @@
 #define TUNNELS_MAX 1024
 #define EGRESS_MAX 2048
 #define COUNTERS_MAX 2048
+#define BUDGETS_MAX 2048
 #define NAMES_MAX 8192
 #define OUTERS_MAX 16384
 
@@ -68,6 +69,9 @@ struct filter {
 #define CODE_RULE 0x1000
 enum action { ACTION_SKIP = 0, ACTION_MIRROR = 1 };
 
+/* What a sampling goes by. FLOW: all of a flow, both ways and on every node, or nothing of it. */
+enum sampling { SAMPLING_FLOW = 0, SAMPLING_PACKET = 1 };
+
 /* Value of `mirrors`. */
 struct mirror {
 	__u32 filter;	   /* 0: every frame */
@@ -75,6 +79,27 @@ struct mirror {
 	__u32 counter;
 	__u32 target_count;
 	__u32 tunnels[TARGETS_LENGTH];
+	__u32 one_in;	/* of so many frames or flows one is copied; 0: all */
+	__u32 sampling; /* enum sampling */
+	__u32 budget;	/* 0: no limit */
+	__u32 pad;
+};
+
+/* Value of `budgets`: how much of something may pass. The burst is what can pass at once. What of it is used up lies in
+ * `buckets`, in units of time: that until which it will be whole again. */
+#define BUDGET_UNITS_PER_NS 16	 /* of the packets' cost and of both bursts */
+#define BUDGET_BYTE_FRACTION 256 /* the cost of a byte is in so much smaller units */
+struct budget {
+	__u64 owner;	   /* whose it is, as a number; never 0 */
+	__u64 packet_cost; /* 0: any number of packets */
+	__u64 packet_burst;
+	__u64 byte_cost; /* 0: any number of bytes */
+	__u64 byte_burst;
+	/* As people have said it; no program reads them. */
+	__u64 packets_per_second;
+	__u64 burst_packets;
+	__u64 kilobits_per_second;
+	__u64 burst_bits;
 };
 
 enum encapsulation { ENCAPSULATION_NONE = 0, ENCAPSULATION_VXLAN = 1, ENCAPSULATION_GRE = 2 };
@@ -88,6 +113,7 @@ struct tunnel {
 	__u8 oversize;
 	__u16 endpoint_count;
 	__u32 snap_length;		   /* bytes, of every mirror that uses it at most; 0: no limit */
+	__u32 budget;			   /* 0: no limit */
 	__u32 endpoints[ENDPOINTS_LENGTH]; /* ids in `egress` */
 };
 

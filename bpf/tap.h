@@ -6,8 +6,8 @@
 #include <linux/errno.h>
 
 #include "filter.h"
-#include "flow.h"
 #include "guard.h"
+#include "limit.h"
 #include "path.h"
 
 /* The list of a hook and its guard, 0 for none. */
@@ -76,7 +76,7 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &mirror_id);
 	const struct tunnel *t;
 	enum outcome outcome;
-	__u32 length, snap_length, tunnel;
+	__u32 bytes, length, snap_length, tunnel;
 
 	if (!s || !m)
 		return 0;
@@ -87,21 +87,29 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	snap_length = m->snap_length;
 	if (t->snap_length && (!snap_length || snap_length > t->snap_length))
 		snap_length = t->snap_length;
-	length = s->window.frame_length;
-	if (snap_length && length > snap_length)
-		length = snap_length;
+	bytes = s->window.frame_length;
+	length = cut_to(bytes, snap_length);
 	s->slot.tunnel = tunnel;
 	s->slot.generation = t->generation;
 	s->slot.counter = m->counter;
 	s->slot.snap_length = snap_length;
-	s->slot.hash = flow_hash(&s->window);
+	s->slot.hash = flow_of(s);
 	s->slot.egress = endpoint_of(t, s->slot.hash);
-	count(m->counter, OUTCOME_MATCHED, 1, s->window.frame_length);
+	count(m->counter, OUTCOME_MATCHED, 1, bytes);
 	outcome = path_outcome(s->slot.egress);
+	if (outcome == OUTCOME_SENT && t->budget && !budget_takes(t->budget, length))
+		outcome = OUTCOME_DROPPED_RATE_LIMIT;
 	if (outcome == OUTCOME_SENT)
 		outcome = clone_to_relay(skb, &s->slot);
-	count(m->counter, outcome, 1, outcome == OUTCOME_SENT ? length : s->window.frame_length);
+	count(m->counter, outcome, 1, outcome == OUTCOME_SENT ? length : bytes);
 	return 0;
+}
+
+/* A frame that no target of a mirror gets. */
+static __always_inline void drop_all(const struct mirror *m, enum outcome outcome, __u64 bytes)
+{
+	count(m->counter, OUTCOME_MATCHED, m->target_count, m->target_count * bytes);
+	count(m->counter, outcome, m->target_count, m->target_count * bytes);
 }
 
 /* What one mirror wants of the frame. Always 0. */
@@ -110,6 +118,7 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &id);
 	const __u64 *lease = bpf_map_lookup_elem(&leases, &id);
 	struct scratch *s = scratch_at(level);
+	int outcome;
 
 	if (!s || !m || !lease)
 		return 0;
@@ -117,6 +126,13 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 		return 0;
 	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
 		return 0;
+	if (m->one_in | m->budget) {
+		outcome = limit_outcome(level, id);
+		if (outcome != OUTCOME_SENT) {
+			drop_all(m, outcome, s->window.frame_length);
+			return 0;
+		}
+	}
 	for (__u32 nth = 0; nth < TARGETS_LENGTH; nth++) {
 		if (nth >= m->target_count)
 			break;
@@ -162,6 +178,7 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 		return TC_ACT_UNSPEC;
 	}
 	s->copies = 0;
+	s->flow_known = 0;
 	*level += 1;
 	mirror_all(skb, *level - 1, list & HOOK_LIST_MASK);
 	*level -= 1;

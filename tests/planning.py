@@ -13,11 +13,13 @@ from struct import unpack
 
 from sniffer.abi.limits import LIST_LENGTH, Direction, Guard, NameKind
 from sniffer.abi.records import (
+    BUDGET_SIZE,
     EGRESS_SIZE,
     FILTER_SIZE,
     LIST_SIZE,
     MIRROR_SIZE,
     TUNNEL_SIZE,
+    BudgetRecord,
     EgressRecord,
     Hook,
     MirrorRecord,
@@ -43,6 +45,7 @@ SIZES = {
     "mirrors": MIRROR_SIZE,
     "tunnels": TUNNEL_SIZE,
     "egress": EGRESS_SIZE,
+    "budgets": BUDGET_SIZE,
 }
 PROGRAMS = ("tap_ingress", "tap_egress", "encap", "encap_frame", "relay_ring")
 Place = tuple[str, int]
@@ -114,6 +117,7 @@ class Machine:
             generations={n: record.generation for n, record in tunnels.items() if not record.endpoints},
             egress={n: record for n, record in egress.items() if record.template},
             paths=self._words("paths"),
+            budgets={n: BudgetRecord.unpack(octets) for n, octets in self._records("budgets")},
             names=dict(self.names),
             attachments=clsact | {hook: Attachment(Mechanism.TCX, program) for hook, program in self.links.items()},
             relay=self.relay,
@@ -148,7 +152,16 @@ class Machine:
         assert identity
         program = unpack_program(self.record(("filters", record.filter))) if record.filter else ()
         assert bool(program) == bool(record.filter)
-        return Mirror(identity, program, record.snap_length, tuple(map(self._tunnel, record.tunnels)))
+        tunnels = tuple(map(self._tunnel, record.tunnels))
+        limits = record.one_in, record.sampling, self._budget(record.budget)
+        return Mirror(identity, program, record.snap_length, tunnels, *limits)
+
+    def _budget(self, number: int) -> BudgetRecord | None:
+        if not number:
+            return None
+        record = BudgetRecord.unpack(self.record(("budgets", number)))
+        assert record.owner
+        return record
 
     def _tunnel(self, number: int) -> Tunnel:
         record = TunnelRecord.unpack(self.record(("tunnels", number)))
@@ -157,7 +170,8 @@ class Machine:
         assert all(endpoint.template for endpoint in endpoints)
         assert all(self.words["paths", endpoint] for endpoint in record.endpoints)
         target = self.names[NameKey(NameKind.TUNNEL, number)]
-        return Tunnel(target, record.encapsulation, record.oversize, record.snap_length, endpoints)
+        budget = self._budget(record.budget)
+        return Tunnel(target, record.encapsulation, record.oversize, record.snap_length, endpoints, budget)
 
     def reachable(self) -> set[Place]:
         """From a hook; and from the relay, where a copy names its tunnel by number and generation."""
@@ -168,6 +182,10 @@ class Machine:
             record = MirrorRecord.unpack(self.record(("mirrors", number)))
             found |= {("filters", record.filter)} if record.filter else set()
             found |= {("tunnels", tunnel) for tunnel in record.tunnels}
+            found |= {("budgets", record.budget)} if record.budget else set()
+            for tunnel in record.tunnels:
+                budget = TunnelRecord.unpack(self.record(("tunnels", tunnel))).budget
+                found |= {("budgets", budget)} if budget else set()
         for place in self.tunnels():
             found |= {("egress", endpoint) for endpoint in TunnelRecord.unpack(self.memory[place]).endpoints}
         return found
@@ -279,6 +297,8 @@ def writes(machine: Machine, op: ops.Op) -> Iterable[Write]:
     match op:
         case ops.PutEgress(number, record):
             return [Write(("egress", number), record.pack())]
+        case ops.PutBudget(number, record):
+            return [Write(("budgets", number), record.pack())]
         case ops.PutTunnel(number, record):
             return [Write(("tunnels", number), record.pack())]
         case ops.PutFilter(number, program):

@@ -12,6 +12,7 @@ MIRRORS_MAX = 4096
 TUNNELS_MAX = 1024
 EGRESS_MAX = 2048
 COUNTERS_MAX = 2048
+BUDGETS_MAX = 2048
 NAMES_MAX = 8192
 OUTERS_MAX = 16384
 
@@ -24,6 +25,9 @@ TEMPLATE_LENGTH = 72
 NAME_LENGTH = 1016
 FLIGHT_LIMIT = 256
 FRAME_LIMIT = 16000
+
+BUDGET_UNITS_PER_NS = 16
+BUDGET_BYTE_FRACTION = 256
 
 CODE_RULE = 0x1000
 RELAY_SHARED = 1 << 32
@@ -45,6 +49,13 @@ class Action(IntEnum):
 
     SKIP = 0
     MIRROR = 1
+
+
+class Sampling(IntEnum):
+    """What one in so many is chosen of."""
+
+    FLOW = 0
+    PACKET = 1
 
 
 class Encapsulation(IntEnum):

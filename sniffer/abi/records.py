@@ -11,6 +11,8 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from sniffer.abi.limits import (
+    BUDGET_BYTE_FRACTION,
+    BUDGET_UNITS_PER_NS,
     ENDPOINTS_LENGTH,
     HOOK_GUARD_SHIFT,
     HOOK_LIST_MASK,
@@ -30,8 +32,10 @@ from sniffer.abi.limits import (
 
 _INSTRUCTION = struct.Struct("=HBBI")
 _LIST = struct.Struct(f"={LIST_LENGTH}I")
-_MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}I")
-_TUNNEL = struct.Struct(f"=IBBHI{ENDPOINTS_LENGTH}I")
+_MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}IIII4x")
+_TUNNEL = struct.Struct(f"=IBBHII{ENDPOINTS_LENGTH}I")
+_BUDGET = struct.Struct("=9Q")
+_BUCKET = struct.Struct("=I4xQQ")
 _EGRESS = struct.Struct(f"=II16sIBB2x{TEMPLATE_LENGTH}s")
 _NAME_KEY = struct.Struct("=II")
 _OUTER = struct.Struct("=IIHBB")
@@ -46,6 +50,8 @@ LIST_SIZE = _LIST.size
 MIRROR_SIZE = _MIRROR.size
 TUNNEL_SIZE = _TUNNEL.size
 EGRESS_SIZE = _EGRESS.size
+BUDGET_SIZE = _BUDGET.size
+BUCKET_SIZE = _BUCKET.size
 COUNTERS_SIZE = len(Outcome) * _TALLY.size
 
 
@@ -120,15 +126,54 @@ class MirrorRecord:
     snap_length: int
     counter: int
     tunnels: tuple[int, ...]
+    one_in: int = 0
+    """0: every frame."""
+    sampling: int = 0
+    budget: int = 0
 
     def pack(self) -> bytes:
-        padding = [0] * (TARGETS_LENGTH - len(self.tunnels))
-        return _MIRROR.pack(self.filter, self.snap_length, self.counter, len(self.tunnels), *self.tunnels, *padding)
+        tunnels = (*self.tunnels, *([0] * (TARGETS_LENGTH - len(self.tunnels))))
+        limits = self.one_in, self.sampling, self.budget
+        return _MIRROR.pack(self.filter, self.snap_length, self.counter, len(self.tunnels), *tunnels, *limits)
 
     @classmethod
     def unpack(cls, blob: bytes) -> "MirrorRecord":
-        filter_id, snap_length, counter, count, *tunnels = _MIRROR.unpack(blob)
-        return cls(filter_id, snap_length, counter, tuple(tunnels[:count]))
+        filter_id, snap_length, counter, count, *rest = _MIRROR.unpack(blob)
+        return cls(filter_id, snap_length, counter, tuple(rest[:count]), *rest[TARGETS_LENGTH:])
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRecord:
+    """Value of `budgets`: a rate limit of somebody. A rate of 0 is no limit, and has no burst."""
+
+    owner: int
+    """Whose it is; never 0."""
+    packets_per_second: int
+    burst_packets: int
+    kilobits_per_second: int
+    burst_bits: int
+
+    def pack(self) -> bytes:
+        said = self.packets_per_second, self.burst_packets, self.kilobits_per_second, self.burst_bits
+        return _BUDGET.pack(self.owner, *self._packet_costs(), *self._byte_costs(), *said)
+
+    def _packet_costs(self) -> tuple[int, int]:
+        """Of a packet, and of the burst. Rounded so that never more passes than was said."""
+        if not self.packets_per_second:
+            return 0, 0
+        cost = -(-BUDGET_UNITS_PER_NS * 10**9 // self.packets_per_second)
+        return cost, self.burst_packets * cost
+
+    def _byte_costs(self) -> tuple[int, int]:
+        if not self.kilobits_per_second:
+            return 0, 0
+        second, rate = BUDGET_UNITS_PER_NS * 10**9, 1000 * self.kilobits_per_second
+        return -(-8 * second * BUDGET_BYTE_FRACTION // rate), self.burst_bits * second // rate
+
+    @classmethod
+    def unpack(cls, blob: bytes) -> "BudgetRecord":
+        owner, _, _, _, _, *said = _BUDGET.unpack(blob)
+        return cls(owner, *said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +185,7 @@ class TunnelRecord:
     oversize: int
     snap_length: int
     endpoints: tuple[int, ...]
+    budget: int = 0
 
     def pack(self) -> bytes:
         padding = [0] * (ENDPOINTS_LENGTH - len(self.endpoints))
@@ -149,14 +195,15 @@ class TunnelRecord:
             self.oversize,
             len(self.endpoints),
             self.snap_length,
+            self.budget,
             *self.endpoints,
             *padding,
         )
 
     @classmethod
     def unpack(cls, blob: bytes) -> "TunnelRecord":
-        generation, encapsulation, oversize, count, snap_length, *endpoints = _TUNNEL.unpack(blob)
-        return cls(generation, encapsulation, oversize, snap_length, tuple(endpoints[:count]))
+        generation, encapsulation, oversize, count, snap_length, budget, *endpoints = _TUNNEL.unpack(blob)
+        return cls(generation, encapsulation, oversize, snap_length, tuple(endpoints[:count]), budget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 
 from sniffer.abi.limits import NameKind
-from sniffer.abi.records import COUNTERS_SIZE, Hook, TunnelRecord, pack_list, pack_name, pack_program
+from sniffer.abi.records import BUCKET_SIZE, COUNTERS_SIZE, Hook, TunnelRecord, pack_list, pack_name, pack_program
 from sniffer.errors import KernelError, SnifferError
 from sniffer.kernel import bpf, clsact, relay, tcx, unmanaged
 from sniffer.kernel.netlink import Netlink
@@ -60,6 +60,9 @@ class Kernel:
                 maps.names.update(key.pack(), pack_name(text))
             case ops.PutEgress(number, record):
                 maps.write("egress", number, record.pack())
+            case ops.PutBudget(number, record):
+                maps.buckets.update(struct.pack("=I", number), bytes(BUCKET_SIZE))
+                maps.write("budgets", number, record.pack())
             case ops.PutTunnel(number, record):
                 maps.write("tunnels", number, record.pack())
             case ops.PutFilter(number, program):

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from sniffer.abi.limits import Direction
 from sniffer.abi.records import (
+    BudgetRecord,
     EgressRecord,
     Hook,
     MirrorRecord,
@@ -55,6 +56,7 @@ def observe(
         generations={n: record.generation for n, record in tunnels.items() if not record.endpoints},
         egress={n: record for n, record in _records(maps, "egress", EgressRecord.unpack) if record.template},
         paths=_words(maps, "paths"),
+        budgets={n: record for n, record in _records(maps, "budgets", BudgetRecord.unpack) if record.owner},
         names={NameKey.unpack(key): unpack_name(text) for key, text in maps.names.items()},
         attachments=_attachments(pins, netlink, candidates) if attachments is None else attachments,
         relay=pair,

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sniffer.model.base import Allowed, ByKey, Cel, Instant, LabelMap, Model, Name, one_of, refused
 from sniffer.model.conditions import Conditions
+from sniffer.model.limit import RateLimit, Sampling
 from sniffer.model.selector import LabelSelector
 from sniffer.model.target import DurationSeconds, once
 
@@ -166,6 +167,10 @@ class MirrorSpec(Model):
     """Instead of filter: tried in order, the first whose filter matches decides; what none matches is not mirrored."""
     snap_length: SnapLength = 0
     """Bytes of each frame to copy, tags included; 0 is the whole frame."""
+    sampling: Sampling | None = None
+    """One in so many of the frames that match; without it every one."""
+    rate_limit: RateLimit | None = None
+    """On each node: how much of what matches is copied at most; one frame counts once, to however many targets."""
     target_refs: Annotated[
         tuple[TargetRef, ...],
         Field(strict=False, min_length=1, max_length=TARGETS_LENGTH),

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sniffer.model.base import Allowed, Cel, Model, Name, Namespace, one_of, refused
 from sniffer.model.conditions import Condition, Conditions
+from sniffer.model.limit import RateLimit
 from sniffer.model.selector import LabelSelector
 
 DURATION_MAX_S = 366 * 86400
@@ -177,6 +178,8 @@ class TargetSpec(Model):
     """Namespaces whose TrafficMirrors may use this target. Without it none may; {} grants it to all."""
     limits: Limits = Limits()
     """What the mirrors that use this target may ask for at most."""
+    rate_limit: RateLimit | None = None
+    """What each node sends to this target at most, of all mirrors together."""
     suspend: Annotated[bool, Allowed("true, false")] = False
     """While true nothing is sent to this target."""
 

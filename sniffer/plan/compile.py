@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Guard, Oversize, PathWord
+from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Guard, Oversize, PathWord, Sampling
 from sniffer.abi.records import EgressRecord, Hook, Program
 from sniffer.model import resources
 from sniffer.model.identity import Identity
+from sniffer.model.limit import SamplingUnit
 from sniffer.model.resources import MIRROR_KINDS, ClusterTrafficMirror, MirrorTarget
 from sniffer.plan import admission, rules
+from sniffer.plan.budget import budget
 from sniffer.plan.cluster import Cluster
 from sniffer.plan.facts import EARLIEST, Facts, Link, PathState
 from sniffer.plan.outers import outer_keys
@@ -24,6 +26,7 @@ _PATH_WORDS = {
     PathState.UNREACHABLE: PathWord.UNREACHABLE,
     PathState.NO_ROUTE: PathWord.NO_ROUTE,
 }
+_SAMPLING = {SamplingUnit.FLOW: Sampling.FLOW, SamplingUnit.PACKET: Sampling.PACKET}
 _OVERSIZE = {resources.Oversize.SEGMENT: Oversize.SEGMENT, resources.Oversize.DROP: Oversize.DROP}
 
 
@@ -174,7 +177,16 @@ class _Compilation:
         if not ready:
             names = ", ".join(target.metadata.name for target in awake)
             raise _RefusedError("Pending", "NoEndpoints", f"MirrorTarget {names}: no Service has a ready endpoint")
-        return Mirror(resource.identity, self._program(resource), spec.snap_length, ready)
+        one_in = spec.sampling.one_in if spec.sampling and spec.sampling.one_in > 1 else 0
+        return Mirror(
+            resource.identity,
+            self._program(resource),
+            spec.snap_length,
+            ready,
+            one_in,
+            _SAMPLING[spec.sampling.per] if spec.sampling and one_in else 0,
+            budget(spec.rate_limit, resource.identity, spec.snap_length),
+        )
 
     def _program(self, resource: resources.Mirror) -> Program:
         """Not too many filters in one look: libpcap may take a second for one, and leases have to be renewed."""
@@ -225,7 +237,8 @@ class _Compilation:
             records.append(record)
         kind = Encapsulation.VXLAN if spec.encapsulation.vxlan else Encapsulation.GRE
         limit = spec.limits.max_snap_length or 0
-        return Tunnel(target.metadata.name, kind, _OVERSIZE[spec.oversize], limit, tuple(records))
+        allowed = budget(spec.rate_limit, target.identity, limit)
+        return Tunnel(target.metadata.name, kind, _OVERSIZE[spec.oversize], limit, tuple(records), allowed)
 
     def _unreachable(self, resource: resources.Mirror) -> str | None:
         """Which endpoints of its targets cannot be reached."""

@@ -66,6 +66,9 @@ def _written(observed: State, desired: State) -> Iterator[ops.Op]:
         if number not in observed.egress:
             yield ops.SetPath(number, desired.paths[number])
             yield ops.PutEgress(number, record)
+    for number, budget in desired.budgets.items():
+        if number not in observed.budgets:
+            yield ops.PutBudget(number, budget)
     for number, tunnel in desired.tunnels.items():
         if number not in observed.tunnels:
             yield ops.PutTunnel(number, tunnel)
@@ -128,6 +131,7 @@ def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
     tunnels = _gone("tunnels", observed, desired)
     egress = _gone("egress", observed, desired)
     egress += [ops.Clear("egress", n) for n in observed.paths if n not in observed.egress and n not in desired.paths]
+    egress += _gone("budgets", observed, desired)
     removed: list[ops.Op] = [ops.RemoveName(key) for key in observed.names if key not in desired.names]
     removed += [ops.RemoveOuter(key) for key in sorted(observed.outers - desired.outers)]
     if not (unlinked or tunnels or egress or removed):

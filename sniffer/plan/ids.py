@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from sniffer.abi import limits
 from sniffer.abi.limits import NameKind
-from sniffer.abi.records import Hook, MirrorRecord, NameKey, TunnelRecord
+from sniffer.abi.records import BudgetRecord, Hook, MirrorRecord, NameKey, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Facts
 from sniffer.plan.names import identity_of, identity_text, verdict_of, verdict_text
@@ -80,6 +80,7 @@ class Assignment:
         self._tunnels = Table(
             "tunnels", limits.TUNNELS_MAX, tunnels, lambda number: observed.generations.get(number, 0)
         )
+        self._budgets = Table("budgets", limits.BUDGETS_MAX, observed.budgets)
         self._filters = Table("filters", limits.FILTERS_MAX, observed.filters)
         self._counters = Table("counters", limits.COUNTERS_MAX, counters)
         self._mirrors = Table("mirrors", limits.MIRRORS_MAX, observed.mirrors)
@@ -108,6 +109,7 @@ class Assignment:
             tunnels={number: self._tunnel_record(number) for number in self._tunnels.wanted},
             generations=observed.generations,
             egress=self._egress.wanted,
+            budgets=self._budgets.wanted,
             paths={number: int(wanted.paths[record]) for number, record in self._egress.wanted.items()},
             names=self._names(wanted.verdicts, node_name),
             attachments=attachments,
@@ -137,12 +139,19 @@ class Assignment:
             tunnels = tuple(self._tunnel(tunnel) for tunnel in mirror.tunnels)
             filter_id = self._filters.id(mirror.filter) if mirror.filter else 0
             counter = self._counters.id(identity_text(mirror.identity))
-            self._seen[id(mirror)] = self._mirrors.id(MirrorRecord(filter_id, mirror.snap_length, counter, tunnels))
+            limits = mirror.one_in, mirror.sampling, self._budget(mirror.budget)
+            record = MirrorRecord(filter_id, mirror.snap_length, counter, tunnels, *limits)
+            self._seen[id(mirror)] = self._mirrors.id(record)
         return self._seen[id(mirror)]
+
+    def _budget(self, record: BudgetRecord | None) -> int:
+        """What is used up of it stays with its id, as long as owner and limit stay."""
+        return self._budgets.id(record) if record else 0
 
     def _tunnel(self, tunnel: Tunnel) -> int:
         endpoints = tuple(self._egress.id(record) for record in tunnel.endpoints)
-        record = TunnelRecord(0, tunnel.encapsulation, tunnel.oversize, tunnel.snap_length, endpoints)
+        budget = self._budget(tunnel.budget)
+        record = TunnelRecord(0, tunnel.encapsulation, tunnel.oversize, tunnel.snap_length, endpoints, budget)
         return self._tunnels.id(_NamedTunnel(record, tunnel.target))
 
     def _tunnel_record(self, number: int) -> TunnelRecord:
@@ -199,7 +208,8 @@ def contents(state: State) -> dict[Hook, tuple[Mirror, ...]]:
         record = state.tunnels[number]
         endpoints = tuple(state.egress[endpoint] for endpoint in record.endpoints)
         target = state.names[NameKey(NameKind.TUNNEL, number)]
-        return Tunnel(target, record.encapsulation, record.oversize, record.snap_length, endpoints)
+        budget = state.budgets[record.budget] if record.budget else None
+        return Tunnel(target, record.encapsulation, record.oversize, record.snap_length, endpoints, budget)
 
     def mirror(number: int) -> Mirror:
         record = state.mirrors[number]
@@ -207,6 +217,8 @@ def contents(state: State) -> dict[Hook, tuple[Mirror, ...]]:
         if identity is None:
             raise KeyError(record.counter)
         program = state.filters[record.filter] if record.filter else ()
-        return Mirror(identity, program, record.snap_length, tuple(tunnel(t) for t in record.tunnels))
+        tunnels = tuple(tunnel(t) for t in record.tunnels)
+        budget = state.budgets[record.budget] if record.budget else None
+        return Mirror(identity, program, record.snap_length, tunnels, record.one_in, record.sampling, budget)
 
     return {hook: tuple(mirror(m) for m in state.lists[number]) for hook, number in state.hooks.items()}

@@ -6,7 +6,7 @@ Each is safe to repeat.
 from dataclasses import dataclass
 
 from sniffer.abi.limits import Guard
-from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
+from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
 from sniffer.plan.facts import Mechanism
 
 
@@ -59,6 +59,14 @@ class PutEgress:
 
     id: int
     record: EgressRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PutBudget:
+    """See PutEgress. Nothing of it is used up."""
+
+    id: int
+    record: BudgetRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,7 @@ Op = (
     | SetPath
     | PutName
     | PutEgress
+    | PutBudget
     | PutTunnel
     | PutFilter
     | PutMirror

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sniffer.abi.limits import Guard, PathWord
-from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
+from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, MirrorRecord, NameKey, OuterKey, Program, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Mechanism, Relay
 
@@ -23,6 +23,7 @@ class Tunnel:
     oversize: int
     snap_length: int
     endpoints: tuple[EgressRecord, ...]
+    budget: BudgetRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class Mirror:
     filter: Program
     snap_length: int
     tunnels: tuple[Tunnel, ...]
+    one_in: int = 0
+    """One of so many frames or flows; 0: all."""
+    sampling: int = 0
+    budget: BudgetRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class State:
     """Of cleared tunnels that were in use once."""
     egress: Mapping[int, EgressRecord] = field(default_factory=dict)
     paths: Mapping[int, int] = field(default_factory=dict)
+    budgets: Mapping[int, BudgetRecord] = field(default_factory=dict)
     names: Mapping[NameKey, str] = field(default_factory=dict)
     attachments: Mapping[Hook, Attachment] = field(default_factory=dict)
     relay: Relay | None = None

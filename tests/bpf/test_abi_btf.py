@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 from sniffer.abi import limits, records
-from sniffer.abi.records import EgressRecord, Hook, Instruction, MirrorRecord, NameKey, OuterKey, Tally, TunnelRecord
+from sniffer.abi.records import (
+    BudgetRecord,
+    EgressRecord,
+    Hook,
+    Instruction,
+    MirrorRecord,
+    NameKey,
+    OuterKey,
+    Tally,
+    TunnelRecord,
+)
 from sniffer.kernel import bpf
 from sniffer.kernel.pins import ARRAYS, TABLES
 from sniffer.kernel.programs import object_path
@@ -26,6 +36,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "action": limits.Action,
     "encapsulation": limits.Encapsulation,
     "oversize": limits.Oversize,
+    "sampling": limits.Sampling,
     "path_word": limits.PathWord,
     "name_kind": limits.NameKind,
     "outcome": limits.Outcome,
@@ -129,8 +140,10 @@ def test_the_compiler_numbers_enums_as_we_do(tmp_path: Path) -> None:
 # Every field distinct in every byte, so that a swap, a shift or a wrong width shows.
 NEXTHOP = bytes(range(0xA0, 0xB0))
 TEMPLATE = bytes(range(1, limits.TEMPLATE_LENGTH + 1))
-MIRROR = MirrorRecord(0x01020304, 0x05060708, 0x090A0B0C, (0x11121314, 0x15161718, 0x191A1B1C, 0x1D1E1F20))
-TUNNEL = TunnelRecord(0x01020304, 0x05, 0x06, 0x07080910, tuple(0x20212223 + 0x04040404 * n for n in range(8)))
+IDS = tuple(0x20212223 + 0x04040404 * n for n in range(8))
+MIRROR = MirrorRecord(0x01020304, 0x05060708, 0x090A0B0C, IDS[:4], 0x31323334, 0x35363738, 0x393A3B3C)
+TUNNEL = TunnelRecord(0x01020304, 0x05, 0x06, 0x07080910, IDS, 0x41424344)
+BUDGET = BudgetRecord(0x0102030405060708, 7, 9, 1001, 1002003)
 EGRESS = EgressRecord(0x01020304, 0x05060708, NEXTHOP, 0x090A0B0C, 0x0D, TEMPLATE)
 
 
@@ -156,6 +169,24 @@ EXPECTED: dict[str, tuple[bytes, dict[str, bytes]]] = {
             "counter": number(MIRROR.counter, 4),
             "target_count": number(4, 4),
             "tunnels": words(MIRROR.tunnels),
+            "one_in": number(MIRROR.one_in, 4),
+            "sampling": number(MIRROR.sampling, 4),
+            "budget": number(MIRROR.budget, 4),
+            "pad": bytes(4),
+        },
+    ),
+    "budget": (
+        BUDGET.pack(),
+        {
+            "owner": number(BUDGET.owner, 8),
+            "packet_cost": number(2285714286, 8),  # a seventh of a second in sixteenths of a nanosecond, rounded up
+            "packet_burst": number(9 * 2285714286, 8),
+            "byte_cost": number(32735265, 8),  # 8/1001000 of a second in units 256 times as small, rounded up
+            "byte_burst": number(16016031968, 8),  # 1002003/1001000 of a second, rounded down
+            "packets_per_second": number(7, 8),
+            "burst_packets": number(9, 8),
+            "kilobits_per_second": number(1001, 8),
+            "burst_bits": number(1002003, 8),
         },
     ),
     "tunnel": (
@@ -166,6 +197,7 @@ EXPECTED: dict[str, tuple[bytes, dict[str, bytes]]] = {
             "oversize": number(TUNNEL.oversize, 1),
             "endpoint_count": number(8, 2),
             "snap_length": number(TUNNEL.snap_length, 4),
+            "budget": number(TUNNEL.budget, 4),
             "endpoints": words(TUNNEL.endpoints),
         },
     ),
@@ -241,10 +273,12 @@ MAPS = {
     "tunnels": (ARRAY, 4, records.TUNNEL_SIZE, limits.TUNNELS_MAX, bpf.MMAPABLE),
     "egress": (ARRAY, 4, records.EGRESS_SIZE, limits.EGRESS_MAX, bpf.MMAPABLE),
     "paths": (ARRAY, 4, WORD, limits.EGRESS_MAX, bpf.MMAPABLE),
+    "budgets": (ARRAY, 4, records.BUDGET_SIZE, limits.BUDGETS_MAX, bpf.MMAPABLE),
     "relay": (ARRAY, 4, WORD, 1, bpf.MMAPABLE),
     "counters": (PER_CPU_ARRAY, 4, records.COUNTERS_SIZE, limits.COUNTERS_MAX, 0),
     "names": (HASH, 8, limits.NAME_LENGTH, limits.NAMES_MAX, NO_PREALLOC),
     "outers": (HASH, 12, 4, limits.OUTERS_MAX, NO_PREALLOC),
+    "buckets": (ARRAY, 4, records.BUCKET_SIZE, limits.BUDGETS_MAX, 0),
 }
 
 

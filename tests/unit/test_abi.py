@@ -16,7 +16,7 @@ from sniffer.abi.limits import (
     Guard,
     NameKind,
 )
-from sniffer.abi.records import EgressRecord, Hook, Instruction, MirrorRecord, NameKey, TunnelRecord
+from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, Instruction, MirrorRecord, NameKey, TunnelRecord
 
 U32 = st.integers(0, (1 << 32) - 1)
 ID = st.integers(1, (1 << 32) - 1)
@@ -29,12 +29,12 @@ def rows(item: st.SearchStrategy[int], longest: int) -> st.SearchStrategy[tuple[
     return st.lists(item, max_size=longest).map(tuple)
 
 
-@given(st.builds(MirrorRecord, U32, U32, U32, rows(U32, TARGETS_LENGTH)))
+@given(st.builds(MirrorRecord, U32, U32, U32, rows(U32, TARGETS_LENGTH), U32, U32, U32))
 def test_mirror(record: MirrorRecord) -> None:
     assert MirrorRecord.unpack(record.pack()) == record
 
 
-@given(st.builds(TunnelRecord, U32, U8, U8, U32, rows(U32, ENDPOINTS_LENGTH)))
+@given(st.builds(TunnelRecord, U32, U8, U8, U32, rows(U32, ENDPOINTS_LENGTH), U32))
 def test_tunnel(record: TunnelRecord) -> None:
     assert TunnelRecord.unpack(record.pack()) == record
 
@@ -44,6 +44,15 @@ def test_tunnel(record: TunnelRecord) -> None:
 )
 def test_egress(record: EgressRecord) -> None:
     assert EgressRecord.unpack(record.pack()) == record
+
+
+RATE, BURST_S = st.integers(0, 10**8), st.integers(0, 3600)
+
+
+@given(ID, RATE, BURST_S, RATE, BURST_S)
+def test_budget(owner: int, packets: int, packets_s: int, kilobits: int, bits_s: int) -> None:
+    record = BudgetRecord(owner, packets, packets * packets_s, kilobits, kilobits * 1000 * bits_s)
+    assert BudgetRecord.unpack(record.pack()) == record
 
 
 @given(rows(ID, LIST_LENGTH))

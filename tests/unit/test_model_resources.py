@@ -94,6 +94,11 @@ GOOD = [
     mirror(snapLength="0"),
     mirror(snapLength="14"),
     mirror(snapLength="65535"),
+    mirror(sampling="{oneIn: 1}"),
+    mirror(sampling="{oneIn: 2147483648, per: Packet}"),
+    mirror(rateLimit="{packetsPerSecond: 1, burstPackets: 3600}"),
+    mirror(rateLimit="{kilobitsPerSecond: 100000000, burstKilobits: 360000000000}"),
+    target(rateLimit="{packetsPerSecond: 100000000, kilobitsPerSecond: 1}"),
     mirror(direction="Ingress"),
     mirror(filter='"' + "x" * 4096 + '"'),
     mirror(filter="null", rules="[{action: Skip, filter: arp}, {action: Mirror}]"),
@@ -132,7 +137,7 @@ BAD = [
         target(max_snap_length="5"),
         "spec",
         '"max_snap_length"',
-        "encapsulation, endpoints, oversize, outer, allowedNamespaces, limits, susp",
+        "encapsulation, endpoints, oversize, outer, allowedNamespaces, limits, rateLimit, susp",
     ),
     (target(limits="{max_snap_length: 50}"), "spec.limits", '"max_snap_length"', "maxSnapLength"),
     # I2
@@ -177,6 +182,51 @@ BAD = [
     (mirror(snapLength="65536"), "spec.snapLength", "65536", "0 (the whole frame) or 14..65535"),
     (mirror(snapLength="-1"), "spec.snapLength", "-1", "0 (the whole frame) or 14..65535"),
     (target(limits="{maxSnapLength: 13}"), "spec.limits.maxSnapLength", "13", "14..65535"),
+    # I19
+    (mirror(sampling="{oneIn: 0}"), "spec.sampling.oneIn", "0", "1..2147483648"),
+    (mirror(sampling="{oneIn: 4294967296}"), "spec.sampling.oneIn", "4294967296", "1..2147483648"),
+    (mirror(sampling="{oneIn: -1}"), "spec.sampling.oneIn", "-1", "1..2147483648"),
+    (mirror(sampling="{oneIn: 1.5}"), "spec.sampling.oneIn", "1.5", "1..2147483648"),
+    (mirror(sampling="{per: Flow}"), "spec.sampling.oneIn", "nothing", "1..2147483648"),
+    (mirror(sampling="{oneIn: 2, per: flow}"), "spec.sampling.per", '"flow"', "Flow, Packet"),
+    (mirror(sampling="10"), "spec.sampling", "10", "a mapping with oneIn, per"),
+    # I9
+    (mirror(rateLimit="{packetsPerSecond: 0}"), "spec.rateLimit.packetsPerSecond", "0", "1..100000000"),
+    (mirror(rateLimit="{packetsPerSecond: -1}"), "spec.rateLimit.packetsPerSecond", "-1", "1..100000000"),
+    (
+        mirror(rateLimit="{packetsPerSecond: 1000000000000}"),
+        "spec.rateLimit.packetsPerSecond",
+        "1000000000000",
+        "1..100000000",
+    ),
+    (target(rateLimit="{kilobitsPerSecond: 0}"), "spec.rateLimit.kilobitsPerSecond", "0", "1..100000000"),
+    (target(rateLimit="{kilobitsPerSecond: 1.5}"), "spec.rateLimit.kilobitsPerSecond", "1.5", "1..100000000"),
+    (target(rateLimit="{kilobitsPerSecond: 5m}"), "spec.rateLimit.kilobitsPerSecond", '"5m"', "1..100000000"),
+    (
+        target(rateLimit="{packetsPerSecond: 1, burstPackets: 0}"),
+        "spec.rateLimit.burstPackets",
+        "0",
+        "1..360000000000",
+    ),
+    (mirror(rateLimit="{}"), "spec.rateLimit", "neither packetsPerSecond nor kilobitsPerSecond", "or both"),
+    (
+        mirror(rateLimit="{kilobitsPerSecond: 1, burstPackets: 5}"),
+        "spec.rateLimit",
+        "burstPackets 5 without a rate",
+        "burstPackets beside packetsPerSecond",
+    ),
+    (
+        mirror(rateLimit="{packetsPerSecond: 10, burstPackets: 36001}"),
+        "spec.rateLimit",
+        "burstPackets 36001 at a rate of 10",
+        "at most 3600 times it",
+    ),
+    (
+        mirror(rateLimit="{kilobitsPerSecond: 10, burstKilobits: 36001}"),
+        "spec.rateLimit",
+        "burstKilobits 36001 at a rate of 10",
+        "at most 3600 times it",
+    ),
     # I11
     (mirror(direction="ingress"), "spec.direction", '"ingress"', "Ingress, Egress, Both"),
     # I4, I5, I6
@@ -302,8 +352,22 @@ def test_patterns() -> None:
 
 
 FIELDS = [
-    ("target", name) for name in ("encapsulation", "endpoints", "oversize", "outer", "limits", "suspend", "unknown")
-] + [("mirror", name) for name in ("interfaces", "direction", "filter", "rules", "snapLength", "targetRefs", "suspend")]
+    ("target", name)
+    for name in ("encapsulation", "endpoints", "oversize", "outer", "limits", "rateLimit", "suspend", "unknown")
+] + [
+    ("mirror", name)
+    for name in (
+        "interfaces",
+        "direction",
+        "filter",
+        "rules",
+        "snapLength",
+        "sampling",
+        "rateLimit",
+        "targetRefs",
+        "suspend",
+    )
+]
 SCALARS = st.one_of(
     st.sampled_from(
         [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sniffer.abi import limits
 from sniffer.abi.limits import Direction, Encapsulation, Guard, NameKind, OuterKind, PathWord
-from sniffer.abi.records import EgressRecord, Hook, Instruction, NameKey, OuterKey, Program
+from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, Instruction, NameKey, OuterKey, Program
 from sniffer.model.identity import Identity
 from sniffer.plan import ops
 from sniffer.plan.diff import diff, removal
@@ -72,6 +72,11 @@ GUARDS = st.sampled_from([Guard.NODE, Guard.ANALYZER])
 OUTERS = tuple(OuterKey(kind, 0x0A090002, 17, 4789, 42) for kind in OuterKind)
 
 
+BUDGETS = st.one_of(
+    st.none(), st.builds(BudgetRecord, st.just(1), st.integers(0, 1), st.integers(0, 1), st.just(0), st.just(0))
+)
+
+
 @st.composite
 def tunnels(draw: st.DrawFn, target: str) -> Tunnel:
     return Tunnel(
@@ -80,6 +85,7 @@ def tunnels(draw: st.DrawFn, target: str) -> Tunnel:
         draw(st.integers(0, 1)),
         draw(st.sampled_from([0, 64])),
         tuple(draw(st.lists(ENDPOINTS, min_size=1, max_size=3, unique=True))),
+        draw(BUDGETS),
     )
 
 
@@ -89,7 +95,16 @@ def wishes(draw: st.DrawFn) -> Wanted:
     targets = [draw(tunnels(f"t{n}")) for n in range(3)]
     chosen = st.lists(st.sampled_from(targets), min_size=1, max_size=2, unique=True).map(tuple)
     mirrors = {
-        name: Mirror(identity(name), draw(PROGRAM), draw(st.sampled_from([0, 96])), draw(chosen)) for name in MIRRORS
+        name: Mirror(
+            identity(name),
+            draw(PROGRAM),
+            draw(st.sampled_from([0, 96])),
+            draw(chosen),
+            draw(st.integers(0, 1)),
+            0,
+            draw(BUDGETS),
+        )
+        for name in MIRRORS
     }
     rows = st.lists(st.sampled_from(MIRRORS), min_size=1, max_size=4, unique=True)
     hooks = draw(st.dictionaries(HOOKS, rows, max_size=5))

@@ -294,7 +294,7 @@ class TestAccepted:
             item["metadata"]["generation"] += 1
 
     def test_with_fields_of_a_later_version(self) -> None:
-        web = mirror(sampling={"oneIn": 10})
+        web = mirror(compression={"level": 10})
         assert world(web).condition(web, "Accepted")[0] == "True"
 
     def test_refuses_addresses_of_nodes(self) -> None:

@@ -107,6 +107,7 @@ def test_what_the_api_server_fills_in() -> None:
     assert {path.partition(".")[2]: value for path, value in defaults.items()} == {
         "spec.direction": "Both",
         "spec.snapLength": 0,
+        "spec.sampling.per": "Flow",
         "spec.suspend": False,
         "spec.includeProtectedNamespaces": False,
         "spec.encapsulation.vxlan.port": 4789,

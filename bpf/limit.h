@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Which of the frames that a mirror wants it gets: one in so many, and no more than its budget has room for.
+ *
+ * A budget is a token bucket that all CPUs share, as an amount of time (the generic cell rate algorithm, ITU-T I.371):
+ * each packet costs what the rate takes to make up for it, and none passes that would bring the debt above the burst. A
+ * frame longer than the burst passes when there is no debt at all, or it never would.
+ */
+#ifndef SNIFFER_LIMIT_H
+#define SNIFFER_LIMIT_H
+
+#include "count.h"
+#include "flow.h"
+#include "window.h"
+
+#define SAMPLING_SEED 0xd6e8feb86659fd93ULL
+
+/* Of the present frame, worked out once. */
+static __always_inline __u64 flow_of(struct scratch *s)
+{
+	if (!s->flow_known) {
+		s->flow = flow_hash(&s->window);
+		s->flow_known = 1;
+	}
+	return s->flow;
+}
+
+/* Is it one in so many? A flow's hash is mixed anew, so that what is chosen still spreads over endpoints and ports. */
+static __always_inline bool sampled(struct scratch *s, const struct mirror *m)
+{
+	__u64 number, limit = ~0ULL / m->one_in;
+
+	/* clang would make a product of 128 bits of the comparison. */
+	asm volatile("" : "+r"(limit));
+	if (m->sampling == SAMPLING_PACKET)
+		number = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	else
+		number = flow_mix(flow_of(s), SAMPLING_SEED);
+	return number <= limit;
+}
+
+static __always_inline __u64 debt_at(__u64 until, __u64 now)
+{
+	return until > now ? until - now : 0;
+}
+
+/* Takes a frame of so many bytes from a budget. 1, or 0: it has no room for it. */
+__noinline int budget_takes(__u32 id, __u32 bytes)
+{
+	const struct budget *b = bpf_map_lookup_elem(&budgets, &id);
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &id);
+	__u64 now, cost, packets, octets;
+	int taken = 0;
+
+	if (!b || !bucket)
+		return 0;
+	cost = (b->byte_cost * bytes + BUDGET_BYTE_FRACTION - 1) / BUDGET_BYTE_FRACTION;
+	now = bpf_ktime_get_ns() * BUDGET_UNITS_PER_NS;
+	bpf_spin_lock(&bucket->lock);
+	packets = debt_at(bucket->packets_until, now);
+	octets = debt_at(bucket->bytes_until, now);
+	if ((!packets || packets + b->packet_cost <= b->packet_burst) && (!octets || octets + cost <= b->byte_burst)) {
+		bucket->packets_until = now + packets + b->packet_cost;
+		bucket->bytes_until = now + octets + cost;
+		taken = 1;
+	}
+	bpf_spin_unlock(&bucket->lock);
+	return taken;
+}
+
+static __always_inline __u32 cut_to(__u32 length, __u32 snap_length)
+{
+	return snap_length && length > snap_length ? snap_length : length;
+}
+
+/* Why a mirror does not get the frame, an enum outcome; OUTCOME_SENT: it does. */
+__noinline int limit_outcome(__u32 level, __u32 mirror_id)
+{
+	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &mirror_id);
+	struct scratch *s = scratch_at(level);
+
+	if (!s || !m)
+		return OUTCOME_DROPPED_RATE_LIMIT;
+	if (m->one_in && !sampled(s, m))
+		return OUTCOME_DROPPED_SAMPLED_OUT;
+	if (m->budget && !budget_takes(m->budget, cut_to(s->window.frame_length, m->snap_length)))
+		return OUTCOME_DROPPED_RATE_LIMIT;
+	return OUTCOME_SENT;
+}
+
+#endif
