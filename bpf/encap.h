@@ -3,52 +3,12 @@
 #ifndef SNIFFER_ENCAP_H
 #define SNIFFER_ENCAP_H
 
-#include <linux/if_ether.h>
-#include <linux/in.h>
 #include <linux/pkt_cls.h>
 
 #include "count.h"
-#include "window.h"
+#include "tunnel.h"
 
-#define OUTER_IP 14 /* offsets in the outer header */
-#define OUTER_LENGTH 16
-#define OUTER_ID 18
-#define OUTER_FRAGMENT 20
-#define OUTER_PROTOCOL 23
-#define OUTER_CHECKSUM 24
-#define OUTER_ADDRESSES 26
-#define OUTER_TRANSPORT 34
-#define OUTER_UDP_LENGTH 38
-#define MORE_FRAGMENTS 0x2000
 #define CUT_SHORTEST 128 /* bytes that bpf_skb_adjust_room leaves, outer headers included */
-#define PORT_BASE 0xc000 /* RFC 7348: source ports 49152 to 65535 */
-
-static __always_inline __u16 *header_u16(struct scratch *s, __u32 offset)
-{
-	return (__u16 *)(s->header + offset);
-}
-
-/* The checksum of the outer IPv4 header. length: bytes of the IP packet; fragment: offset in units of 8 bytes, with
- * flags. */
-static __always_inline __u16 header_checksum(const struct egress *e, __u32 length, __u16 id, __u16 fragment)
-{
-	__u64 sum = (__u64)e->checksum + bpf_htons(length) + id + bpf_htons(fragment);
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
-/* Lengths, identification and checksum of the outer IPv4 header in the scratch. */
-static __always_inline void header_finish(struct scratch *s, const struct egress *e, __u32 length, __u16 id,
-					  __u16 fragment)
-{
-	*header_u16(s, OUTER_LENGTH) = bpf_htons(length);
-	*header_u16(s, OUTER_ID) = id;
-	if (fragment)
-		*header_u16(s, OUTER_FRAGMENT) = bpf_htons(fragment);
-	*header_u16(s, OUTER_CHECKSUM) = header_checksum(e, length, id, fragment);
-}
 
 /* The outer header and, behind it, the frame's own Ethernet header with the tag that the skb held, in the scratch.
  * length: bytes of the outer IP packet. */
@@ -57,27 +17,30 @@ static __always_inline void header_build(struct scratch *s, const struct egress 
 	struct window *w = &s->window;
 	__u64 *to = (__u64 *)s->header;
 	const __u64 *from = (const __u64 *)e->template;
+	__u32 transport = transport_of(e);
 
 	for (int n = 0; n < TEMPLATE_LENGTH / 8; n++)
 		to[n] = from[n];
-	header_finish(s, e, length, id, 0);
-	if (s->header[OUTER_PROTOCOL] == IPPROTO_UDP) {
-		*header_u16(s, OUTER_TRANSPORT) = bpf_htons(PORT_BASE | (hash & 0x3fff));
-		*header_u16(s, OUTER_UDP_LENGTH) = bpf_htons(length - 20);
+	header_ip(s, e, length, hash, id);
+	if (protocol_of(e) == IPPROTO_UDP) {
+		*header_u16(s, transport) = bpf_htons(PORT_BASE | (hash & 0x3fff));
+		*header_u16(s, transport + UDP_LENGTH) = bpf_htons(length + OUTER_IP - transport);
 	}
+	if (e->encapsulation >= ENCAPSULATION_GENEVE || e->flags & EGRESS_SEQUENCE)
+		tunnel_finish(s, e, length + OUTER_IP - e->template_length);
 	for (__u32 n = 0; n < 20; n += 4)
 		*(__u32 *)(s->header + masked(e->template_length + n, HEADER_MASK)) = window_raw32(w, n);
 }
 
-/* Writes what header_build built to the front of the clone. */
-static __always_inline long header_store(struct __sk_buff *skb, struct scratch *s, const struct egress *e)
+/* Writes what header_build built into the clone, at `offset`. */
+static __always_inline long header_store(struct __sk_buff *skb, struct scratch *s, const struct egress *e, __u32 offset)
 {
 	__u64 length = masked(e->template_length + ETH_HLEN + s->window.tag_length - 1, HEADER_MASK) + 1;
 
-	return bpf_skb_store_bytes(skb, 0, s->header, length, 0);
+	return bpf_skb_store_bytes(skb, offset, s->header, length, 0);
 }
 
-/* The same for an untagged frame, straight into the packet: half the cost. template_length is a constant where this is
+/* The same of IPv4 and of a header that says nothing of the copy, for an untagged frame, straight into the packet: half the cost. template_length is a constant where this is
  * inlined. False: not so much of the packet lies in one piece, and nothing was written. */
 static __always_inline bool header_write(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
 					 __u32 template_length, __u32 length, __u16 id)
@@ -94,10 +57,10 @@ static __always_inline bool header_write(struct __sk_buff *skb, struct scratch *
 		*(__u16 *)(data + n) = *(const __u16 *)(from + n);
 	*(__u16 *)(data + OUTER_LENGTH) = bpf_htons(length);
 	*(__u16 *)(data + OUTER_ID) = id;
-	*(__u16 *)(data + OUTER_CHECKSUM) = header_checksum(e, length, id, 0);
+	*(__u16 *)(data + OUTER_CHECKSUM) = header_checksum(e, length, id, 0, 0);
 	if (from[OUTER_PROTOCOL] == IPPROTO_UDP) {
 		*(__u16 *)(data + OUTER_TRANSPORT) = bpf_htons(PORT_BASE | (s->slot.hash & 0x3fff));
-		*(__u16 *)(data + OUTER_UDP_LENGTH) = bpf_htons(length - 20);
+		*(__u16 *)(data + OUTER_TRANSPORT + UDP_LENGTH) = bpf_htons(length - 20);
 	}
 	data += template_length;
 	for (n = 0; n < 12; n += 4)

@@ -13,10 +13,12 @@ static __always_inline int refuse(struct slot *slot, enum outcome outcome)
 }
 
 /* To the slow path: the kernel segments and fills checksums; mark and hash tell encap_frame what it must
- * know; of what BPF can write, nothing else survives the crossing (the kernel clears the priority). */
-static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s)
+ * know; of what BPF can write, nothing else survives the crossing (the kernel clears the priority). A snap length too long
+ * to be told is longer than what the slow path takes. */
+static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s, bool was_cut)
 {
 	struct slot *slot = &s->slot;
+	__u32 snap_length = slot->snap_length > HASH_SNAP_MASK ? 0 : slot->snap_length, original = 0;
 
 	if (!skb->gso_size && skb->len > FRAME_LIMIT)
 		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
@@ -24,10 +26,12 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s)
 	if (!flight_begins(slot->segments))
 		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
 	slot->outcome = OUTCOME_RELAYED;
+	if (was_cut)
+		original = slot->original_length > HASH_LENGTH_MAX ? HASH_LENGTH_MAX : slot->original_length;
 	skb->mark = slot->tunnel << MARK_TUNNEL_SHIFT |
 		    (slot->generation & MARK_GENERATION_MASK) << MARK_GENERATION_SHIFT |
-		    (slot->counter & MARK_COUNTER_MASK);
-	bpf_set_hash(skb, slot->snap_length);
+		    (slot->egress_seen ? MARK_EGRESS : 0) | (slot->counter & MARK_COUNTER_MASK);
+	bpf_set_hash(skb, original << HASH_LENGTH_SHIFT | snap_length);
 	return TC_ACT_OK;
 }
 
@@ -40,10 +44,9 @@ static __always_inline long make_room(struct __sk_buff *skb, struct scratch *s, 
 	__u16 tag_proto = skb->vlan_proto, tag_tci = skb->vlan_tci;
 	long status;
 
-	wrap->flags |=
-		BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L2(inner_length);
-	wrap->flags |=
-		e->template[OUTER_PROTOCOL] == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+	wrap->flags |= BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L2(inner_length);
+	wrap->flags |= is_six(e) ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	wrap->flags |= protocol_of(e) == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	if (shorten_segments(skb, wrap->excess))
 		return -ENOMEM;
 	if (s->window.tag_length)
@@ -62,7 +65,7 @@ static __always_inline bool header_written(struct __sk_buff *skb, struct scratch
 {
 	__u16 id = s->packets++;
 
-	if (s->window.tag_length)
+	if (s->window.tag_length || e->flags & ~EGRESS_DONT_FRAGMENT)
 		return false;
 	switch (e->template_length) {
 	case 38: /* GRE */
@@ -84,7 +87,7 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s
 
 	if (!header_written(skb, s, e, length)) {
 		header_build(s, e, length, s->slot.hash, bpf_get_prandom_u32());
-		if (header_store(skb, s, e))
+		if (header_store(skb, s, e, 0))
 			return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
 	}
 	if (!wrap->headers && clear_beyond(skb, s, length + OUTER_IP))
@@ -99,6 +102,12 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s
 	return send(skb, e, s->slot.egress, s->slot.counter, packets, bytes);
 }
 
+/* Whether each segment of a super-packet needs a header of its own: then the kernel segments first, to what will fit. */
+static __always_inline bool tells_of_each(const struct egress *e)
+{
+	return e->flags & (EGRESS_SEQUENCE | EGRESS_CHECKSUM) || e->encapsulation == ENCAPSULATION_GENEVE;
+}
+
 /* The relay's receiving end drops frames that end just behind a tag: those are cut there, not here. */
 #define RELAY_SHORTEST 64
 
@@ -108,34 +117,46 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 	struct window *w = &s->window;
 	struct slot *slot = &s->slot;
 	struct wrapping wrap = {.room = e->template_length + w->tag_length, .length = w->frame_length};
-	bool drop_oversize = t->oversize == OVERSIZE_DROP;
+	bool drop_oversize = t->oversize == OVERSIZE_DROP, was_cut = false;
 	bool in_place = skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
 	long status;
 
+	slot->original_length = w->frame_length;
 	if (slot->snap_length && wrap.length > slot->snap_length) {
 		wrap.length = slot->snap_length;
 		if (!cut_tail(skb,
 			      in_place || wrap.length > RELAY_SHORTEST ? wrap.length - w->tag_length : RELAY_SHORTEST))
-			return pass_on(skb, s); /* a packet of an overlay: it is cut behind the relay */
+			return pass_on(skb, s, false); /* a packet of an overlay: it is cut behind the relay */
+		was_cut = true;
 	}
 	if (!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu) {
-		if (drop_oversize)
+		if (drop_oversize || e->flags & EGRESS_DONT_FRAGMENT)
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
-		return pass_on(skb, s);
+		return pass_on(skb, s, was_cut);
 	}
 	if (!in_place)
-		return pass_on(skb, s);
+		return pass_on(skb, s, was_cut);
 	if (skb->gso_size) {
-		if (!fit_segments(skb, s, e, &wrap))
-			return drop_oversize ? refuse(slot, OUTCOME_DROPPED_OVERSIZE) : pass_on(skb, s);
+		bool fits = fit_segments(skb, s, e, &wrap);
+
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
+		if (!fits)
+			return e->flags & EGRESS_DONT_FRAGMENT ? refuse(slot, OUTCOME_DROPPED_OVERSIZE)
+							       : pass_on(skb, s, was_cut);
+		if (tells_of_each(e)) {
+			if (!(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO) && shorten_segments(skb, wrap.room + wrap.excess))
+				return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
+			return pass_on(skb, s, was_cut);
+		}
 	}
+	if (e->flags & EGRESS_CHECKSUM)
+		return pass_on(skb, s, was_cut);
 	status = make_room(skb, s, e, &wrap);
 	if (status == -ENOMEM)
 		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
 	if (status)
-		return pass_on(skb, s);
+		return pass_on(skb, s, was_cut);
 	return send_wrapped(skb, s, e, &wrap);
 }
 

@@ -14,84 +14,166 @@
 #ifndef SNIFFER_GUARD_H
 #define SNIFFER_GUARD_H
 
-#include "encap.h"
+#include "tunnel.h"
+
+#define GRE_KEY 4 /* offset in the GRE header, where it has one */
+#define GRE_ERSPAN 8
+#define ETH_P_ERSPAN_II 0x88be
+#define ETH_P_ERSPAN_III 0x22eb
+#define ERSPAN_SESSION 0x3ff
 
 static __always_inline bool same(struct window *w, const struct egress *e, __u32 at, __u32 from, __u32 to)
 {
 	bool equal = true;
 
-	for (__u32 n = 0; n < TEMPLATE_LENGTH; n += 2)
-		if (n >= from && n < to && window_u16(w, at + n) != bpf_ntohs(*(const __u16 *)(e->template + n)))
+	for (__u32 n = from; n < to; n += 2)
+		if (window_u16(w, at + n) != bpf_ntohs(*(const __u16 *)(e->template + n)))
 			equal = false;
 	return equal;
 }
 
-static __always_inline bool is_our_copy(struct __sk_buff *skb, struct window *w)
+/* What tells one tunnel from another: behind UDP's ports, and length and checksum, the first eight bytes; of GRE flags, type and
+ * key, of ERSPAN flags and type and the session. at: of the frame, where the header lies that is at `transport` of the template. */
+static __always_inline bool is_same_tunnel(struct window *w, const struct egress *e, __u32 at, __u32 transport,
+					   __u8 protocol)
 {
-	__u32 id = skb->mark & ~MARK_COPY_MASK;
-	__u32 at = w->tag_length; /* how far a tag moves the outer IP header */
-	const struct egress *e;
+	__u32 offset = at - transport;
 
-	if ((skb->mark & MARK_COPY_MASK) != MARK_COPY)
+	if (protocol == IPPROTO_UDP)
+		return same(w, e, offset, transport + UDP_DESTINATION, transport + UDP_LENGTH) &&
+		       same(w, e, offset, transport + UDP_HEADER, transport + UDP_HEADER + 8);
+	if (!same(w, e, offset, transport, transport + GRE_KEY))
 		return false;
-	e = bpf_map_lookup_elem(&egress, &id);
-	if (!e || e->template_length < OUTER_TRANSPORT)
-		return false;
-	if (!same(w, e, at, 12, 14) || !same(w, e, at, OUTER_ADDRESSES, OUTER_TRANSPORT) ||
-	    window_u8(w, at + OUTER_PROTOCOL) != e->template[OUTER_PROTOCOL])
-		return false;
-	if (window_u16(w, at + OUTER_FRAGMENT) & 0x1fff) /* a later fragment has no more to compare */
-		return true;
-	if (e->template[OUTER_PROTOCOL] != IPPROTO_UDP)
-		return same(w, e, at, OUTER_TRANSPORT, e->template_length);
-	return same(w, e, at, OUTER_TRANSPORT + 2, OUTER_UDP_LENGTH) &&
-	       same(w, e, at, OUTER_TRANSPORT + 8, e->template_length);
+	if (e->encapsulation != ENCAPSULATION_GRE)
+		return !((window_u16(w, at + GRE_ERSPAN + 2) ^
+			  bpf_ntohs(*(const __u16 *)(e->template + transport + GRE_ERSPAN + 2))) &
+			 ERSPAN_SESSION);
+	return !(window_u16(w, at) & OUTER_GRE_KEY) || same(w, e, offset, transport + GRE_KEY, transport + GRE_KEY + 4);
+}
+
+static __always_inline bool has_our_mark(struct __sk_buff *skb)
+{
+	return (skb->mark & MARK_COPY_MASK) == MARK_COPY;
+}
+
+/* Whether a frame with our mark is what the mark says: 1 or 0. */
+__noinline int is_our_copy(struct __sk_buff *skb, __u32 level)
+{
+	struct scratch *s = scratch_at(level);
+	__u32 id = skb->mark & ~MARK_COPY_MASK, at;
+	const struct egress *e = bpf_map_lookup_elem(&egress, &id);
+	struct window *w;
+	__u8 protocol;
+
+	if (!s || !e || e->template_length < OUTER_TRANSPORT)
+		return 0;
+	w = &s->window;
+	at = w->tag_length; /* how far a tag moves the outer IP header */
+	protocol = protocol_of(e);
+	if (!same(w, e, at, 12, 14))
+		return 0;
+	if (!is_six(e)) {
+		if (!same(w, e, at, OUTER_ADDRESSES, OUTER_TRANSPORT) || window_u8(w, at + OUTER_PROTOCOL) != protocol)
+			return 0;
+		/* A later fragment has no more to compare. */
+		return window_u16(w, at + OUTER_FRAGMENT) & 0x1fff ||
+		       is_same_tunnel(w, e, at + OUTER_TRANSPORT, OUTER_TRANSPORT, protocol);
+	}
+	if (!same(w, e, at, OUTER6_ADDRESSES, OUTER6_TRANSPORT))
+		return 0;
+	if (window_u8(w, at + OUTER6_PROTOCOL) == IPPROTO_FRAGMENT) {
+		if (window_u8(w, at + OUTER6_TRANSPORT) != protocol)
+			return 0;
+		if (window_u16(w, at + OUTER6_TRANSPORT + 2) & 0xfff8)
+			return 1;
+		at += FRAGMENT_HEADER;
+	} else if (window_u8(w, at + OUTER6_PROTOCOL) != protocol) {
+		return 0;
+	}
+	return is_same_tunnel(w, e, at + OUTER6_TRANSPORT, OUTER6_TRANSPORT, protocol);
 }
 
 /* Whether `outers` has the key that is being made; the address is where it lies in the frame. The key lies in the scratch:
  * 5.10 refuses what it would have to follow on the stack. */
-static __always_inline bool is_outer(struct scratch *s, __u32 address_at)
+static __always_inline bool is_outer(struct scratch *s, __u32 address_at, bool six)
 {
-	s->outer.address = window_u32(&s->window, address_at);
+	__u32 *address = (__u32 *)s->outer.address;
+
+	address[0] = six ? window_raw32(&s->window, address_at) : 0;
+	address[1] = six ? window_raw32(&s->window, address_at + 4) : 0;
+	address[2] = six ? window_raw32(&s->window, address_at + 8) : bpf_htonl(0xffff);
+	address[3] = window_raw32(&s->window, six ? address_at + 12 : address_at);
 	return bpf_map_lookup_elem(&outers, &s->outer) != NULL;
+}
+
+/* Where the transport header of an IP packet that is at `ip` begins, 0: what `outers` does not know. Sets protocol and
+ * whether it is a later fragment. */
+static __always_inline __u32 transport_at(struct window *w, __u32 ip, bool six, __u8 *protocol, bool *later)
+{
+	__u32 at = ip + (six ? OUTER6_TRANSPORT : OUTER_TRANSPORT) - OUTER_IP;
+
+	if (!six) {
+		*protocol = window_u8(w, ip + OUTER_PROTOCOL - OUTER_IP);
+		*later = window_u16(w, ip + OUTER_FRAGMENT - OUTER_IP) & 0x1fff;
+		return window_u8(w, ip) == 0x45 ? at : 0;
+	}
+	*protocol = window_u8(w, ip + OUTER6_PROTOCOL - OUTER_IP);
+	*later = false;
+	if (*protocol == IPPROTO_FRAGMENT) {
+		*protocol = window_u8(w, at);
+		*later = window_u16(w, at + 2) & 0xfff8;
+		at += FRAGMENT_HEADER;
+	}
+	return at;
 }
 
 static __always_inline bool has_analyzers_header(struct scratch *s)
 {
 	struct window *w = &s->window;
-	__u32 ip = w->tag_length + OUTER_IP, transport = w->tag_length + OUTER_TRANSPORT;
+	__u32 ip = w->tag_length + OUTER_IP, transport;
+	bool six = window_u16(w, ip - 2) == ETH_P_IPV6, later;
+	__u16 type;
 	__u8 protocol;
 
-	if (w->length < transport + 8 || window_u16(w, ip - 2) != ETH_P_IP || window_u8(w, ip) != 0x45)
+	if (!six && window_u16(w, ip - 2) != ETH_P_IP)
 		return false;
-	protocol = window_u8(w, w->tag_length + OUTER_PROTOCOL);
+	transport = transport_at(w, ip, six, &protocol, &later);
+	if (!transport || w->length < transport + 8)
+		return false;
 	s->outer.kind = OUTER_HEADER;
 	s->outer.protocol = protocol;
 	s->outer.port = 0;
 	s->outer.key = 0;
-	if (window_u16(w, w->tag_length + OUTER_FRAGMENT) & 0x1fff) {
+	type = window_u16(w, transport + 2);
+	if (later) {
 		s->outer.kind = OUTER_LATER;
 	} else if (protocol == IPPROTO_UDP && w->length >= transport + 16) {
-		s->outer.port = window_u16(w, transport + 2);
-		s->outer.key = window_u32(w, transport + 12) >> 8;
-	} else if (protocol == IPPROTO_GRE && window_u16(w, transport + 2) == ETH_P_TEB) {
+		s->outer.port = type;
+		s->outer.key = window_u32(w, transport + UDP_HEADER + 4) >> 8;
+	} else if (protocol == IPPROTO_GRE && type == ETH_P_TEB) {
 		if (window_u16(w, transport) & OUTER_GRE_KEY) {
 			s->outer.port = OUTER_GRE_KEY;
-			s->outer.key = window_u32(w, transport + 4);
+			s->outer.key = window_u32(w, transport + GRE_KEY);
 		}
+	} else if (protocol == IPPROTO_GRE && (type == ETH_P_ERSPAN_II || type == ETH_P_ERSPAN_III) &&
+		   w->length >= transport + GRE_ERSPAN + 4) {
+		s->outer.port = type;
+		s->outer.key = window_u32(w, transport + GRE_ERSPAN) & ERSPAN_SESSION;
 	} else {
 		return false;
 	}
-	return is_outer(s, ip + 16);
+	return is_outer(s, ip + (six ? 24 : 16), six);
 }
 
 static __always_inline bool is_from_a_node(struct scratch *s)
 {
+	bool six = window_u16(&s->window, s->window.tag_length + 12) == ETH_P_IPV6;
+
 	s->outer.kind = OUTER_NODE;
 	s->outer.protocol = 0;
 	s->outer.port = 0;
 	s->outer.key = 0;
-	return is_outer(s, s->window.tag_length + OUTER_ADDRESSES);
+	return is_outer(s, s->window.tag_length + (six ? OUTER6_ADDRESSES : OUTER_ADDRESSES), six);
 }
 
 /* Whether the frame on a guarded hook is a copy of somebody's: 1 or 0. */
@@ -101,7 +183,7 @@ __noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction
 
 	if (!s)
 		return 0;
-	if (guard == GUARD_NODE && direction == EGRESS && (skb->mark & MARK_COPY_MASK) == MARK_COPY)
+	if (guard == GUARD_NODE && direction == EGRESS && has_our_mark(skb))
 		return 1;
 	if (!has_analyzers_header(s))
 		return 0;

@@ -38,6 +38,7 @@ ARRAY_OF(struct tunnel, tunnels, TUNNELS_MAX);
 ARRAY_OF(struct egress, egress, EGRESS_MAX);
 ARRAY_OF(__u64, paths, EGRESS_MAX); /* enum path_word */
 ARRAY_OF(struct budget, budgets, BUDGETS_MAX);
+ARRAY_OF(__u64, labels, COUNTERS_MAX);
 ARRAY_OF(__u64, relay, 1); /* RELAY_SHARED and ifindex of the relay's sending end */
 PER_CPU(struct counters, counters, COUNTERS_MAX);
 
@@ -73,13 +74,27 @@ struct {
 	__type(value, __u32);
 } outers SEC(".maps");
 
+/* Sequence numbers, one for each stream of copies that an analyzer can tell apart. Under a lock: on 5.10 an addition has no
+ * result. */
+struct sequence {
+	struct bpf_spin_lock lock;
+	__u32 next;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SEQUENCES_MAX);
+	__type(key, __u32);
+	__type(value, struct sequence);
+} sequences SEC(".maps");
+
 /* What one run of a program needs beside its stack. A tap can run inside another's bpf_clone_redirect (a copy may cross
  * a tapped device on its way out), so there is one per level of nesting. */
 #define LEVELS 4
 #define WINDOW_LENGTH 128
 #define WINDOW_MASK 0xff
 #define TAG_LENGTH 4
-#define HEADER_MASK 0x7f
+#define HEADER_MASK 0xff
+#define FRAGMENT_HEADER 8 /* of IPv6 */
 #define ZEROS_LENGTH 1024
 
 /* The frame as it was on the wire: a VLAN tag that the skb holds is put back. */
@@ -112,21 +127,32 @@ struct slot {
 	__u32 counter;
 	__u32 snap_length;
 	__u32 hash;
-	__u32 outcome;	/* result: OUTCOME_SENT, a drop, or OUTCOME_RELAYED */
-	__u32 segments; /* result: frames given to the slow path */
+	__u32 egress_seen;     /* what the mirror calls egress, else its ingress */
+	__u32 original_length; /* bytes of the frame as it matched */
+	__u32 outcome;	       /* result: OUTCOME_SENT, a drop, or OUTCOME_RELAYED */
+	__u32 segments;	       /* result: frames given to the slow path */
+};
+
+/* An outer packet that is being cut into fragments. */
+struct fragments {
+	__u32 payload; /* bytes behind the outer IP header */
+	__u32 id;
 };
 
 struct scratch {
 	struct window window;
 	struct machine machine;
 	struct slot slot;
+	struct fragments fragments;
 	__u64 jiffies; /* when the clock was read */
 	__u64 now_ns;
 	struct outer outer;		  /* a key that is looked for */
 	__u32 copies;			  /* of the present frame */
 	__u32 flow_known;		  /* whether `flow` is the present frame's */
 	__u64 flow;			  /* flow_hash() */
+	__u32 direction;		  /* of its hook */
 	__u32 packets;			  /* wrapped by this CPU: the outer identification */
+	__u8 front[FRAGMENT_HEADER];	  /* where a fragment's headers begin (fragment.h), or nothing */
 	__u8 header[HEADER_MASK + 1 + 8]; /* outer header, inner Ethernet header and tag, as built */
 	__u8 zeros[ZEROS_LENGTH];	  /* never written */
 };

@@ -71,7 +71,7 @@ static __always_inline bool fit_segments(struct __sk_buff *skb, struct scratch *
 	if (!tcp)
 		return false;
 	wrap->excess = segment > e->mtu ? segment - e->mtu : 0;
-	if (wrap->room + wrap->excess + 64 > size || wrap->excess > 0xfff)
+	if (wrap->room + wrap->excess + 64 > size || wrap->excess > 0xf00)
 		return false;
 	wrap->segment_size = size - wrap->room - wrap->excess;
 	return true;

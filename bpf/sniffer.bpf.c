@@ -82,7 +82,11 @@ int encap_frame(struct __sk_buff *skb)
 	s->slot.egress = endpoint_of(t, s->slot.hash);
 	s->slot.tunnel = tunnel;
 	s->slot.counter = counter;
-	s->slot.snap_length = skb->hash;
+	s->slot.egress_seen = mark & MARK_EGRESS;
+	s->slot.snap_length = skb->hash & HASH_SNAP_MASK;
+	s->slot.original_length = skb->hash >> HASH_LENGTH_SHIFT;
+	if (!s->slot.original_length)
+		s->slot.original_length = s->window.frame_length;
 	bpf_set_hash_invalid(skb);
 	e = bpf_map_lookup_elem(&egress, &s->slot.egress);
 	outcome = path_outcome(s->slot.egress);
@@ -91,7 +95,7 @@ int encap_frame(struct __sk_buff *skb)
 	if (outcome != OUTCOME_SENT)
 		return lose(counter, OUTCOME_LOST_NO_NEIGHBOUR, s->window.frame_length);
 	*level += 1;
-	verdict = wrap_frame(skb, s, e, t->oversize == OVERSIZE_DROP);
+	verdict = wrap_frame(skb, s, e, *level - 1, t->oversize == OVERSIZE_DROP);
 	*level -= 1;
 	return verdict;
 }

@@ -24,13 +24,14 @@
 #define BUDGETS_MAX 2048
 #define NAMES_MAX 8192
 #define OUTERS_MAX 16384
+#define SEQUENCES_MAX 2048 /* EGRESS_MAX */
 
-#define LIST_LENGTH 16	   /* mirrors on one hook */
-#define PROGRAM_LENGTH 512 /* classic BPF instructions of one filter, linked */
-#define TARGETS_LENGTH 4   /* targets of one mirror */
-#define ENDPOINTS_LENGTH 8 /* endpoints of one target */
-#define COPIES_LIMIT 16	   /* copies of one packet */
-#define TEMPLATE_LENGTH 72 /* the longest outer header: Ethernet, IPv6, UDP, VXLAN, padded */
+#define LIST_LENGTH 16	    /* mirrors on one hook */
+#define PROGRAM_LENGTH 512  /* classic BPF instructions of one filter, linked */
+#define TARGETS_LENGTH 4    /* targets of one mirror */
+#define ENDPOINTS_LENGTH 8  /* endpoints of one target */
+#define COPIES_LIMIT 16	    /* copies of one packet */
+#define TEMPLATE_LENGTH 112 /* the longest outer header: Ethernet, IPv6, UDP, GENEVE with its options, padded */
 #define NAME_LENGTH 1016
 #define FLIGHT_LIMIT 256  /* frames of the slow path at once and per CPU, in a relay without a ring */
 #define FRAME_LIMIT 16000 /* the longest frame that bpf_skb_change_head wraps, measured */
@@ -82,7 +83,7 @@ struct mirror {
 	__u32 one_in;	/* of so many frames or flows one is copied; 0: all */
 	__u32 sampling; /* enum sampling */
 	__u32 budget;	/* 0: no limit */
-	__u32 pad;
+	__u32 from_pod; /* 1: what leaves the hook is what the pod behind it receives */
 };
 
 /* Value of `budgets`: how much of something may pass. The burst is what can pass at once. What of it is used up lies in
@@ -102,7 +103,15 @@ struct budget {
 	__u64 burst_bits;
 };
 
-enum encapsulation { ENCAPSULATION_NONE = 0, ENCAPSULATION_VXLAN = 1, ENCAPSULATION_GRE = 2 };
+/* ERSPAN2 and 3: types II and III. */
+enum encapsulation {
+	ENCAPSULATION_NONE = 0,
+	ENCAPSULATION_VXLAN = 1,
+	ENCAPSULATION_GRE = 2,
+	ENCAPSULATION_GENEVE = 3,
+	ENCAPSULATION_ERSPAN2 = 4,
+	ENCAPSULATION_ERSPAN3 = 5,
+};
 enum oversize { OVERSIZE_SEGMENT = 0, OVERSIZE_DROP = 1 };
 
 /* Value of `tunnels`. A cleared record keeps its generation: a frame still in the relay that was meant for the
@@ -117,27 +126,45 @@ struct tunnel {
 	__u32 endpoints[ENDPOINTS_LENGTH]; /* ids in `egress` */
 };
 
-/* Value of `egress`: where the copies for one endpoint leave, and the outer header as it is on the wire but for
- * lengths, identification, checksum and source port, which are zero. */
+/* Flags of `egress`. SEQUENCE: the header carries a sequence number, 32 bits, of those behind GRE's key. DSCP: that of
+ * the outer header is the inner packet's. CHECKSUM: that of the outer UDP is made. DONT_FRAGMENT: nor do we. */
+enum egress_flag {
+	EGRESS_IPV6 = 1,
+	EGRESS_SEQUENCE = 2,
+	EGRESS_DSCP = 4,
+	EGRESS_CHECKSUM = 8,
+	EGRESS_DONT_FRAGMENT = 16,
+};
+
+/* Value of `egress`: where the copies for one endpoint leave, and the outer header as it is on the wire but for what differs
+ * from copy to copy, which is zero: lengths, identification, checksums, source port, flow label, sequence number, and what
+ * tells of the copy (GENEVE's options, the bits of ERSPAN). */
 struct egress {
 	__u32 ifindex;
 	__u32 mtu;	      /* bytes of the outer IP packet */
 	__u8 nexthop[16];     /* network order; IPv4 in the first four */
 	__u32 checksum;	      /* sum of the template's IPv4 header as 16-bit words, not folded */
-	__u8 family;	      /* AF_INET or AF_INET6 */
+	__u32 pseudo;	      /* the same of UDP's pseudo header but for the length */
+	__u32 sequence;	      /* index in `sequences` */
+	__u8 family;	      /* of the nexthop: AF_INET or AF_INET6 */
 	__u8 template_length; /* bytes of `template` in use, from the outer Ethernet header on */
-	__u8 pad[2];
+	__u8 encapsulation;
+	__u8 flags; /* enum egress_flag */
 	__u8 template[TEMPLATE_LENGTH];
 };
 
-/* Key of `outers`, whose values mean nothing: what the outer headers of copies from other nodes look like. Integers are in
- * host byte order. A copy has a node's address as its source (OUTER_NODE: nothing else is set) and an analyzer's header:
- * VXLAN: port, key is the VNI; GRE: port is OUTER_GRE_KEY and key is the key, or both are 0. Later fragments
- * have OUTER_LATER with address and protocol. */
+/* Word of `labels`, by counter: what the copies of a mirror are called. CRC-32 of its name << 32 | one frame in so many is
+ * copied. */
+#define LABEL_MIRROR_SHIFT 32
+
+/* Key of `outers`, whose values mean nothing: what the outer headers of copies from other nodes look like. A copy has a
+ * node's address as its source (OUTER_NODE: nothing else is set) and an analyzer's header: VXLAN and GENEVE: port, key is
+ * the VNI; GRE: port is OUTER_GRE_KEY and key is the key, or both are 0; ERSPAN: port is GRE's protocol type, key the session
+ * id. Later fragments have OUTER_LATER with address and protocol. Integers are in host byte order. */
 enum outer_kind { OUTER_NODE = 1, OUTER_HEADER = 2, OUTER_LATER = 3 };
 #define OUTER_GRE_KEY 0x2000
 struct outer {
-	__u32 address; /* of the node; else of the analyzer */
+	__u8 address[16]; /* of the node; else of the analyzer. Network order; IPv4 as ::ffff:a.b.c.d */
 	__u32 key;
 	__u16 port;
 	__u8 protocol; /* IPPROTO_UDP or IPPROTO_GRE */
@@ -200,12 +227,17 @@ struct name {
 };
 
 /* skb->mark of a copy on its way to the uplink: MARK_COPY | egress id. On its way through the relay the mark
- * carries tunnel id, generation and counter id instead. */
+ * carries tunnel id, generation, direction and counter id instead; and skb->hash the snap length, 0 for none, and the length
+ * of a frame that was cut on this side of the relay, 0 for one that was not. */
 #define MARK_COPY 0x5e1f0000
 #define MARK_COPY_MASK 0xffff0000
 #define MARK_TUNNEL_SHIFT 22
 #define MARK_GENERATION_SHIFT 12
 #define MARK_GENERATION_MASK 0x3ff
-#define MARK_COUNTER_MASK 0xfff
+#define MARK_EGRESS 0x800
+#define MARK_COUNTER_MASK 0x7ff
+#define HASH_SNAP_MASK 0x3fff
+#define HASH_LENGTH_SHIFT 14
+#define HASH_LENGTH_MAX 0x3ffff
 
 #endif

@@ -93,6 +93,7 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	s->slot.generation = t->generation;
 	s->slot.counter = m->counter;
 	s->slot.snap_length = snap_length;
+	s->slot.egress_seen = s->direction ^ m->from_pod;
 	s->slot.hash = flow_of(s);
 	s->slot.egress = endpoint_of(t, s->slot.hash);
 	count(m->counter, OUTCOME_MATCHED, 1, bytes);
@@ -172,13 +173,14 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	s = scratch_at(*level);
 	if (!s || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
-	if ((direction == EGRESS && is_our_copy(skb, &s->window)) ||
+	if ((direction == EGRESS && has_our_mark(skb) && is_our_copy(skb, *level)) ||
 	    (list >> HOOK_GUARD_SHIFT && is_known_copy(skb, *level, direction, list >> HOOK_GUARD_SHIFT))) {
 		count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
 		return TC_ACT_UNSPEC;
 	}
 	s->copies = 0;
 	s->flow_known = 0;
+	s->direction = direction;
 	*level += 1;
 	mirror_all(skb, *level - 1, list & HOOK_LIST_MASK);
 	*level -= 1;

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ from sniffer.cluster.leases import Election
 from sniffer.cluster.services import API_SERVER
 from sniffer.cluster.source import SERVICE_HOST
 from sniffer.cluster.status import Statuses
-from sniffer.cluster.views import ipv4
+from sniffer.cluster.views import parsed
 from sniffer.errors import ApiError
 from sniffer.metrics import controller as metrics
 from sniffer.metrics.server import Place, serve
@@ -156,8 +156,8 @@ class Controller:
     def _full_policy(self) -> Policy:
         """With the addresses of the API server, as an agent has it."""
         found = (urlsplit(self._client.host).hostname or "", os.environ.get(SERVICE_HOST, ""))
-        addresses = ipv4([{"addresses": found}]) | (self._feed.services.ready(API_SERVER) or frozenset())
-        networks = tuple(IPv4Network(address) for address in sorted(addresses))
+        addresses = parsed([{"addresses": found}]) | (self._feed.services.ready(API_SERVER) or frozenset())
+        networks = tuple(ip_network(address) for address in sorted(addresses))
         return Policy({**self._policy.refused, "the API server": networks}, self._policy.allowed)
 
     def _mark(self) -> None:

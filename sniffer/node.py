@@ -23,6 +23,7 @@ from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_add
 from sniffer.plan.diff import diff
 from sniffer.plan.facts import Facts, Link, Mechanism, PathState
 from sniffer.plan.ids import Assignment, contents
+from sniffer.plan.names import node_of
 from sniffer.plan.state import Attachment, State, Verdict, Wanted
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Node:
 
     def plan(self, sources: Sources, node_name: str, renews: bool = True) -> ops.Plan:
         """The next plan; () when the kernel is as it should be."""
-        facts = self.facts(sources, renews)
+        facts = replace(self.facts(sources, renews), node=str(node_of(node_name).get("node", "")))
         observed = self._observed(self._maps, facts) if self._maps else State()
         wanted = self._compiled(sources, facts)
         if not sources.complete:

@@ -77,8 +77,12 @@ def drained(capture: Capture) -> list[bytes]:
 
 
 def copies(analyzer: Capture) -> list[bytes]:
-    """The outer frames that arrive until it is quiet, and ends the capture; not the node's ARP."""
-    return [frame for frame in drained(analyzer) if frame[12:14] != b"\x08\x06"]
+    """The outer frames that arrive until it is quiet, and ends the capture; not the node's ARP, ND and MLD."""
+    return [frame for frame in drained(analyzer) if frame[12:14] != b"\x08\x06" and not _is_icmpv6(frame)]
+
+
+def _is_icmpv6(frame: bytes) -> bool:
+    return frame[12:14] == b"\x86\xdd" and frame[20] in {0, 58}
 
 
 def check_identity(row: Mapping[str, Any]) -> None:
@@ -110,6 +114,8 @@ def check_padding(outer: Iterable[bytes], partial: bool = False) -> None:
 
 def ip_length(outer: bytes) -> int:
     """Bytes of an outer frame without the padding that a short last fragment may have behind its IP packet."""
+    if outer[12:14] == b"\x86\xdd":
+        return 54 + int.from_bytes(outer[18:20])
     return 14 + int.from_bytes(outer[16:18])
 
 
@@ -127,13 +133,13 @@ def of_key(received: Iterable[Received], kind: str, key: int | None) -> list[Rec
     return [item for item in received if (item.kind, item.key) == (kind, key)]
 
 
-def outer_of(outer: Sequence[bytes], kind: str, key: int | None = None) -> list[bytes]:
+def outer_of(outer: Sequence[bytes], kind: str, key: int | None = None, version: int = 4) -> list[bytes]:
     """The outer frames of one tunnel, later fragments (by identification) included."""
     mine: set[bytes] = set()
     found = []
     for frame in outer:
-        identity, offset = frame[18:20] + frame[23:24], int.from_bytes(frame[20:22]) & 0x1FFF
-        if offset == 0 and _tunnel(frame) == (kind, key):
+        identity, offset, transport = _place(frame)
+        if offset == 0 and (*_tunnel(frame, transport), 6 if frame[12] == 0x86 else 4) == (kind, key, version):
             mine.add(identity)
         elif offset == 0:
             mine.discard(identity)
@@ -142,7 +148,21 @@ def outer_of(outer: Sequence[bytes], kind: str, key: int | None = None) -> list[
     return found
 
 
-def _tunnel(frame: bytes) -> tuple[str, int | None]:
-    if frame[23] == 17:
-        return "vxlan", int.from_bytes(frame[46:49])
-    return "gre", int.from_bytes(frame[38:42]) if frame[34] & 0x20 else None
+def _place(frame: bytes) -> tuple[bytes, int, int]:
+    """What the fragments of an outer packet share, the fragment's offset, and where its payload begins."""
+    if frame[12:14] != b"\x86\xdd":
+        return frame[18:20] + frame[23:24], int.from_bytes(frame[20:22]) & 0x1FFF, 34
+    if frame[20] != 44:
+        return frame, 0, 54
+    return frame[54:55] + frame[58:62], int.from_bytes(frame[56:58]) >> 3, 62
+
+
+def _tunnel(frame: bytes, at: int) -> tuple[str, int | None]:
+    over_udp = {34: frame[23:24], 54: frame[20:21], 62: frame[54:55]}[at] == b"\x11"
+    if over_udp:
+        return "geneve" if frame[at + 10 : at + 12] == b"\x65\x58" else "vxlan", int.from_bytes(
+            frame[at + 12 : at + 15]
+        )
+    if frame[at + 2 : at + 4] == b"\x65\x58":
+        return "gre", int.from_bytes(frame[at + 4 : at + 8]) if frame[at] & 0x20 else None
+    return "erspan", int.from_bytes(frame[at + 10 : at + 12]) & 0x3FF

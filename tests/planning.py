@@ -118,6 +118,7 @@ class Machine:
             egress={n: record for n, record in egress.items() if record.template},
             paths=self._words("paths"),
             budgets={n: BudgetRecord.unpack(octets) for n, octets in self._records("budgets")},
+            labels=self._words("labels"),
             names=dict(self.names),
             attachments=clsact | {hook: Attachment(Mechanism.TCX, program) for hook, program in self.links.items()},
             relay=self.relay,
@@ -154,7 +155,7 @@ class Machine:
         assert bool(program) == bool(record.filter)
         tunnels = tuple(map(self._tunnel, record.tunnels))
         limits = record.one_in, record.sampling, self._budget(record.budget)
-        return Mirror(identity, program, record.snap_length, tunnels, *limits)
+        return Mirror(identity, program, record.snap_length, tunnels, *limits, record.from_pod)
 
     def _budget(self, number: int) -> BudgetRecord | None:
         if not number:
@@ -213,6 +214,8 @@ class Machine:
                 self._word(("leases", number), until_ns)
             case ops.SetPath(number, word):
                 self._word(("paths", number), word)
+            case ops.SetLabel(number, word):
+                self._word(("labels", number), word)
             case ops.PutName(key, text):
                 self.names[key] = text
             case ops.SetHook(hook, number, guard):

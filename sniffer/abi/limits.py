@@ -1,6 +1,6 @@
 """The constants of bpf/sniffer.h. A test compares each with the header."""
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 ABI = 2
 
@@ -15,13 +15,14 @@ COUNTERS_MAX = 2048
 BUDGETS_MAX = 2048
 NAMES_MAX = 8192
 OUTERS_MAX = 16384
+SEQUENCES_MAX = 2048
 
 LIST_LENGTH = 16
 PROGRAM_LENGTH = 512
 TARGETS_LENGTH = 4
 ENDPOINTS_LENGTH = 8
 COPIES_LIMIT = 16
-TEMPLATE_LENGTH = 72
+TEMPLATE_LENGTH = 112
 NAME_LENGTH = 1016
 FLIGHT_LIMIT = 256
 FRAME_LIMIT = 16000
@@ -34,6 +35,7 @@ RELAY_SHARED = 1 << 32
 HOOK_GUARD_SHIFT = 29
 HOOK_LIST_MASK = 0x1FFFFFFF
 OUTER_GRE_KEY = 0x2000
+LABEL_MIRROR_SHIFT = 32
 GENERATIONS = 1024
 
 
@@ -64,6 +66,19 @@ class Encapsulation(IntEnum):
     NONE = 0
     VXLAN = 1
     GRE = 2
+    GENEVE = 3
+    ERSPAN2 = 4
+    ERSPAN3 = 5
+
+
+class EgressFlag(IntFlag):
+    """What the programs do with an outer header beside filling it in."""
+
+    IPV6 = 1
+    SEQUENCE = 2
+    DSCP = 4
+    CHECKSUM = 8
+    DONT_FRAGMENT = 16
 
 
 class Oversize(IntEnum):

@@ -5,7 +5,7 @@ NamedTuple: it is hashed and compared in C.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from sniffer.abi.limits import (
     TARGETS_LENGTH,
     TEMPLATE_LENGTH,
     Direction,
+    Encapsulation,
     Guard,
     NameKind,
     Outcome,
@@ -32,13 +33,13 @@ from sniffer.abi.limits import (
 
 _INSTRUCTION = struct.Struct("=HBBI")
 _LIST = struct.Struct(f"={LIST_LENGTH}I")
-_MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}IIII4x")
+_MIRROR = struct.Struct(f"=IIII{TARGETS_LENGTH}IIIII")
 _TUNNEL = struct.Struct(f"=IBBHII{ENDPOINTS_LENGTH}I")
 _BUDGET = struct.Struct("=9Q")
 _BUCKET = struct.Struct("=I4xQQ")
-_EGRESS = struct.Struct(f"=II16sIBB2x{TEMPLATE_LENGTH}s")
+_EGRESS = struct.Struct(f"=II16sIIIBBBB{TEMPLATE_LENGTH}s")
 _NAME_KEY = struct.Struct("=II")
-_OUTER = struct.Struct("=IIHBB")
+_OUTER = struct.Struct("=16sIHBB")
 _TALLY = struct.Struct("=QQ")
 
 READ_AGAIN = 4096
@@ -130,16 +131,19 @@ class MirrorRecord:
     """0: every frame."""
     sampling: int = 0
     budget: int = 0
+    from_pod: bool = False
+    """What leaves the hook is what the pod behind it receives."""
 
     def pack(self) -> bytes:
         tunnels = (*self.tunnels, *([0] * (TARGETS_LENGTH - len(self.tunnels))))
-        limits = self.one_in, self.sampling, self.budget
+        limits = self.one_in, self.sampling, self.budget, self.from_pod
         return _MIRROR.pack(self.filter, self.snap_length, self.counter, len(self.tunnels), *tunnels, *limits)
 
     @classmethod
     def unpack(cls, blob: bytes) -> "MirrorRecord":
         filter_id, snap_length, counter, count, *rest = _MIRROR.unpack(blob)
-        return cls(filter_id, snap_length, counter, tuple(rest[:count]), *rest[TARGETS_LENGTH:])
+        one_in, sampling, budget, from_pod = rest[TARGETS_LENGTH:]
+        return cls(filter_id, snap_length, counter, tuple(rest[:count]), one_in, sampling, budget, bool(from_pod))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +220,21 @@ class EgressRecord:
     checksum: int
     family: int
     template: bytes
+    encapsulation: int = Encapsulation.VXLAN
+    flags: int = 0
+    pseudo: int = 0
+    sequence: int = field(default=0, compare=False)
+    """Which stream of sequence numbers it goes on with: no part of what it is."""
 
     def pack(self) -> bytes:
-        return _EGRESS.pack(
-            self.ifindex, self.mtu, self.nexthop, self.checksum, self.family, len(self.template), self.template
-        )
+        numbers = (self.checksum, self.pseudo, self.sequence)
+        kinds = (self.family, len(self.template), self.encapsulation, self.flags)
+        return _EGRESS.pack(self.ifindex, self.mtu, self.nexthop, *numbers, *kinds, self.template)
 
     @classmethod
     def unpack(cls, blob: bytes) -> "EgressRecord":
-        ifindex, mtu, nexthop, checksum, family, length, template = _EGRESS.unpack(blob)
-        return cls(ifindex, mtu, nexthop, checksum, family, template[:length])
+        ifindex, mtu, nexthop, checksum, pseudo, sequence, family, length, kind, flags, template = _EGRESS.unpack(blob)
+        return cls(ifindex, mtu, nexthop, checksum, family, template[:length], kind, flags, pseudo, sequence)
 
 
 class NameKey(NamedTuple):
@@ -249,8 +258,8 @@ class OuterKey:
     """Key of `outers`: part of what a copy of another node looks like."""
 
     kind: OuterKind
-    address: int
-    """IPv4, as a number: of a node; else of an analyzer."""
+    address: bytes
+    """16 bytes in network order, IPv4 as ::ffff:a.b.c.d: of a node; else of an analyzer."""
     protocol: int = 0
     port: int = 0
     key: int = 0

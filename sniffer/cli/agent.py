@@ -3,14 +3,14 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from ipaddress import ip_network
 from pathlib import Path
 
 from sniffer import agent
 from sniffer.errors import InputError
 from sniffer.manifests import Manifests
 from sniffer.metrics.server import Place, Reviewer, guarded
-from sniffer.plan.cluster import Policy
+from sniffer.plan.cluster import Network, Policy
 
 LEASE_MAX_S = 366 * 86400
 API_GRACE_MIN_S = 90
@@ -32,24 +32,20 @@ def seconds(option: str, value: float, least: float = 1) -> float:
     return value
 
 
-def networks(option: str, text: str) -> tuple[IPv4Network, ...]:
-    """IPv4 networks from a list with commas; IPv6 ones are left out: no target has such an address. InputError."""
-    found = []
+def networks(option: str, text: str) -> tuple[Network, ...]:
+    """Networks from a list with commas. InputError."""
+    found: list[Network] = []
     for item in filter(None, (part.strip() for part in text.split(","))):
-        if ":" in item:
-            continue
         try:
-            found.append(IPv4Network(item))
-        except (AddressValueError, NetmaskValueError, ValueError):
-            raise InputError(f"{option}: given {item}, allowed networks as in 10.96.0.0/12,192.168.7.0/24") from None
+            found.append(ip_network(item))
+        except ValueError:
+            raise InputError(f"{option}: given {item}, allowed networks as in 10.96.0.0/12,fd00:7::/64") from None
     return tuple(found)
 
 
 def policy(service_cidrs: str, allowed_target_cidrs: str) -> Policy:
     """Where copies may not go, as far as the command line says. InputError."""
-    refused: Mapping[str, tuple[IPv4Network, ...]] = {
-        "in the service range": networks("--service-cidrs", service_cidrs)
-    }
+    refused: Mapping[str, tuple[Network, ...]] = {"in the service range": networks("--service-cidrs", service_cidrs)}
     return Policy(refused, networks("--allowed-target-cidrs", allowed_target_cidrs))
 
 

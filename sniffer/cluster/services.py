@@ -29,7 +29,7 @@ class Services:
             self._reflectors.pop(key).stop()
 
     def ready(self, key: ServiceKey) -> frozenset[str] | None:
-        """IPv4 addresses that an analyzer can have; None: not known yet."""
+        """Addresses that an analyzer can have; None: not known yet."""
         reflector = self._reflectors.get(key)
         return ready_addresses(reflector.objects().values()) if reflector and reflector.synced else None
 

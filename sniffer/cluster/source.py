@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ from sniffer.model.resources import (
     TrafficMirror,
     WrittenKind,
 )
-from sniffer.plan.cluster import Cluster, Pod, Policy
+from sniffer.plan.cluster import Cluster, Network, Pod, Policy
 from sniffer.plan.compile import Sources
 
 POLL_S = 5.0
@@ -167,11 +167,11 @@ class ClusterSource:
 
     def _cluster(self, pods: tuple[Pod, ...]) -> Cluster:
         own = next(iter(self._objects(_What.OWN_NODE)), None)
-        nodes = views.ipv4(self._objects(_What.NODES))
+        nodes = views.parsed(self._objects(_What.NODES))
         refused = {
             **self._policy.refused,
-            "the API server": _networks(views.ipv4(self._objects(_What.API_SERVER)) | _found_at(self._client.host)),
-            "a node": _networks(nodes | views.ipv4(self._objects(_What.OWN_NODE))),
+            "the API server": _networks(views.parsed(self._objects(_What.API_SERVER)) | _found_at(self._client.host)),
+            "a node": _networks(nodes | views.parsed(self._objects(_What.OWN_NODE))),
         }
         return Cluster(
             node=self._node,
@@ -209,8 +209,8 @@ def _names_interfaces(mirrors: Iterable[Mirror]) -> bool:
 
 def _found_at(host: str) -> frozenset[str]:
     """Where this client finds the API server, as far as it is an address."""
-    return views.ipv4([{"addresses": (urlsplit(host).hostname or "", os.environ.get(SERVICE_HOST, ""))}])
+    return views.parsed([{"addresses": (urlsplit(host).hostname or "", os.environ.get(SERVICE_HOST, ""))}])
 
 
-def _networks(addresses: Iterable[str]) -> tuple[IPv4Network, ...]:
-    return tuple(IPv4Network(address) for address in sorted(addresses))
+def _networks(addresses: Iterable[str]) -> tuple[Network, ...]:
+    return tuple(ip_network(address) for address in sorted(addresses))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 from typing import Any
 
 from pydantic import ValidationError
@@ -94,13 +94,13 @@ def pod(item: Object) -> Pod | None:
     )
 
 
-def ipv4(items: Iterable[Object]) -> frozenset[str]:
-    """The IPv4 ones among the `addresses` of nodes or slices."""
+def parsed(items: Iterable[Object]) -> frozenset[str]:
+    """What is an address among the `addresses` of nodes or slices, as the kernel would write it."""
     found = set()
     for item in items:
         for address in item["addresses"]:
-            with suppress(AddressValueError):
-                found.add(str(IPv4Address(address)))
+            with suppress(ValueError):
+                found.add(str(ip_address(address)))
     return frozenset(found)
 
 

@@ -17,6 +17,7 @@ from sniffer.plan import ops
 from sniffer.plan.facts import Mechanism
 
 FILTER_NAME = "sniffer"
+_WORDS = {ops.SetLease: "leases", ops.SetPath: "paths", ops.SetLabel: "labels"}
 
 
 class Kernel:
@@ -52,10 +53,8 @@ class Kernel:
                 self._netlink.offloads_off(relay.RX)  # the kernel switches GRO on with it; the ring stays
             case ops.SetRelay(word):
                 bpf.store_word(maps.memory["relay"], 0, word)
-            case ops.SetLease(number, until_ns):
-                bpf.store_word(maps.memory["leases"], number, until_ns)
-            case ops.SetPath(number, word):
-                bpf.store_word(maps.memory["paths"], number, word)
+            case ops.SetLease(number, word) | ops.SetPath(number, word) | ops.SetLabel(number, word):
+                bpf.store_word(maps.memory[_WORDS[type(op)]], number, word)
             case ops.PutName(key, text):
                 maps.names.update(key.pack(), pack_name(text))
             case ops.PutEgress(number, record):

@@ -5,8 +5,8 @@ import errno
 import socket
 import struct
 
-# RTNLGRP_* as bits: link, neigh, tc, IPv4 addresses, IPv4 routes, IPv4 rules, nexthop objects.
-_GROUPS = sum(1 << group - 1 for group in (1, 3, 4, 5, 7, 8, 32))
+# RTNLGRP_* as bits: link, neigh, tc; addresses, routes, rules of IPv4 and of IPv6; nexthop objects.
+_GROUPS = sum(1 << group - 1 for group in (1, 3, 4, 5, 7, 8, 9, 11, 19, 32))
 _SO_RCVBUFFORCE = 33
 _BUFFER = 1 << 20
 _HEADER = struct.Struct("=IHHII")

@@ -129,7 +129,7 @@ class Netlink:
     # Routes and neighbours
 
     def path_to(self, address: str) -> Path:
-        """How this node would send to an IPv4 address now.
+        """How this node would send to an address now.
 
         A route of another kind than unicast (blackhole, unreachable, prohibit, throw, broadcast) is no route, and so
         is one through a link that is down or has no carrier. The mtu is the route's metric where it has one (path MTU
@@ -156,12 +156,13 @@ class Netlink:
             state = PathState.REACHABLE
         else:
             state = PathState.UNREACHABLE
-        source = socket.inet_ntop(socket.AF_INET, found[7]) if 7 in found else None
+        source = str(ipaddress.ip_address(found[7])) if 7 in found else None
         return Path(address, state, link.name, link.index, source, nexthop, min(metric, link.mtu), local=kind == _LOCAL)
 
     def _route(self, address: str) -> bytes:
-        body = _ROUTE_HEADER.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-        body += attribute(1, socket.inet_pton(socket.AF_INET, address))
+        parsed = ipaddress.ip_address(address)
+        body = _ROUTE_HEADER.pack(_family(parsed), parsed.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+        body += attribute(1, parsed.packed)
         return self.questions.ask(f"RTM_GETROUTE of {address}", rtnetlink.GET_ROUTE, body)
 
     def resolved(self, ifindex: int, address: str) -> bool:
@@ -277,7 +278,10 @@ def _nexthop(route: Attributes) -> str | None:
     return None
 
 
+def _family(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
 def _neighbour(ifindex: int, address: str, flags: int) -> bytes:
     parsed = ipaddress.ip_address(address)
-    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
-    return _NEIGHBOUR_HEADER.pack(family, ifindex, 0, flags, 0) + attribute(1, parsed.packed)
+    return _NEIGHBOUR_HEADER.pack(_family(parsed), ifindex, 0, flags, 0) + attribute(1, parsed.packed)

@@ -57,6 +57,7 @@ def observe(
         egress={n: record for n, record in _records(maps, "egress", EgressRecord.unpack) if record.template},
         paths=_words(maps, "paths"),
         budgets={n: record for n, record in _records(maps, "budgets", BudgetRecord.unpack) if record.owner},
+        labels=_words(maps, "labels"),
         names={NameKey.unpack(key): unpack_name(text) for key, text in maps.names.items()},
         attachments=_attachments(pins, netlink, candidates) if attachments is None else attachments,
         relay=pair,

@@ -23,8 +23,8 @@ from sniffer.kernel import bpf
 from sniffer.plan.names import node_of
 
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
-ARRAYS = ("hooks", "lists", "filters", "mirrors", "leases", "tunnels", "egress", "paths", "budgets", "relay")
-TABLES = ("counters", "names", "outers", "buckets")
+ARRAYS = ("hooks", "lists", "filters", "mirrors", "leases", "tunnels", "egress", "paths", "budgets", "labels", "relay")
+TABLES = ("counters", "names", "outers", "buckets", "sequences")
 RING = "relay_ring"
 """The one program that a kernel may lack what it takes for (docs/adr/0002)."""
 PROGRAMS = (RING, "tap_ingress", "tap_egress", "encap", "encap_frame")
@@ -162,7 +162,7 @@ class Maps:
         # The kernel maps no memory of a map that was opened for reading only.
         opened = {name: bpf.open_pinned(pins.maps / name) for name in ARRAYS}
         opened |= {name: bpf.open_pinned(pins.maps / name, read_only=not writable) for name in TABLES}
-        self.counters, self.names, self.outers, self.buckets = (opened[name] for name in TABLES)
+        self.counters, self.names, self.outers, self.buckets = (opened[name] for name in TABLES[:4])
         self.memory = {name: opened[name].mmap(writable) for name in ARRAYS}
         self.stride = {name: opened[name].stride for name in ARRAYS}
         self.size = {name: opened[name].value_size for name in ARRAYS}

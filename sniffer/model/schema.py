@@ -92,6 +92,8 @@ def _node(raw: Schema, models: Mapping[str, Schema], defaults: bool) -> Schema:
     A status has no defaults: what its writer leaves out is not there.
     """
     flat = _flat(raw, models)
+    if "x-kubernetes-int-or-string" in flat:  # which has no type
+        return {key: value for key, value in flat.items() if key not in _DROPPED - {"default"}}
     node: Schema = {key: flat[key] for key in _FIRST if key in flat}
     node |= {key: value for key, value in flat.items() if key not in _DROPPED}
     default = _default(flat.get("default"))

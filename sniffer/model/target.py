@@ -1,10 +1,10 @@
 """MirrorTarget: where copies go. Nothing is coerced ("80" is not 80); `Allowed` beside a type has an error's words."""
 
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv4Address
-from typing import Annotated, Self
+from ipaddress import ip_address
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from sniffer.model.base import Allowed, Cel, Model, Name, Namespace, one_of, refused
 from sniffer.model.conditions import Condition, Conditions
@@ -15,13 +15,19 @@ DURATION_MAX_S = 366 * 86400
 ENDPOINTS_LENGTH = 8
 
 
+_ADDRESS = "an IP address as in 10.0.9.5 or fd00::9:5, without a prefix length"
+
+
 def _analyzer_address(text: str) -> str:
     try:
-        address = IPv4Address(text)
-    except AddressValueError:
-        raise refused("", "an IPv4 address as in 10.0.9.5, without a prefix length") from None
+        address = ip_address(text)
+    except ValueError:
+        raise refused("", _ADDRESS) from None
+    mapped = address.version == 6 and address.ipv4_mapped
+    if mapped or str(address) != text or "%" in text:
+        raise refused("", f"{_ADDRESS}, in its canonical form")
     kinds = {
-        "unspecified": address.packed[0] == 0,
+        "unspecified": address.is_unspecified or (address.version == 4 and address.packed[0] == 0),
         "loopback": address.is_loopback,
         "link-local": address.is_link_local,
         "multicast": address.is_multicast,
@@ -35,23 +41,27 @@ def _analyzer_address(text: str) -> str:
 
 Address = Annotated[
     str,
-    Field(max_length=15),
+    Field(max_length=39),
     AfterValidator(_analyzer_address),
     Cel(
-        "isIP(self) && ip(self).family() == 4 && ip(self).isGlobalUnicast() && !self.startsWith('0.')",
-        "an IPv4 address that another machine can have: not unspecified, loopback, link-local, multicast or broadcast",
+        "isIP(self) && ip.isCanonical(self) && ip(self).isGlobalUnicast() && !self.startsWith('0.')",
+        "an IP address in its canonical form that another machine can have: not unspecified, loopback, link-local, "
+        "multicast or broadcast",
     ),
-    Allowed("an IPv4 address as in 10.0.9.5"),
+    Allowed("an IP address as in 10.0.9.5 or fd00::9:5"),
 ]
 UdpPort = Annotated[int, Field(ge=1, le=65535), Allowed("1..65535")]
 SnapLimit = Annotated[int, Field(ge=14, le=65535), Allowed("14..65535")]
 DurationSeconds = Annotated[int, Field(ge=1, le=DURATION_MAX_S), Allowed(f"1..{DURATION_MAX_S} seconds")]
 
 
+Vni = Annotated[int, Field(ge=0, le=(1 << 24) - 1), Allowed("0..16777215")]
+
+
 class Vxlan(Model):
     """VXLAN (RFC 7348)."""
 
-    vni: Annotated[int, Field(ge=0, le=(1 << 24) - 1), Allowed("0..16777215")]
+    vni: Vni
     """The VXLAN network identifier."""
     port: UdpPort = 4789
     """The analyzer's UDP port."""
@@ -62,28 +72,66 @@ class Gre(Model):
 
     key: Annotated[int, Field(ge=0, le=(1 << 32) - 1), Allowed("0..4294967295")] | None = None
     """The GRE key; without it the header has none."""
+    sequence: Annotated[bool, Allowed("true, false")] = False
+    """Whether each copy has a sequence number (RFC 2890)."""
 
 
-_ONE_TUNNEL = "exactly one of vxlan: {vni, port} and gre: {key}"
+class Geneve(Model):
+    """GENEVE (RFC 8926), with options that say where a copy comes from (docs/geneve-options.md)."""
+
+    vni: Vni
+    """The virtual network identifier."""
+    port: UdpPort = 6081
+    """The analyzer's UDP port."""
+
+
+class Erspan(Model):
+    """ERSPAN (draft-foschiano-erspan-03), with sequence numbers."""
+
+    version: Annotated[int, Field(ge=2, le=3), Allowed("2, 3")]
+    """2: type II; 3: type III, with timestamps."""
+    session_id: Annotated[int, Field(ge=0, le=1023), Allowed("0..1023")]
+    """The session."""
+
+
+_ONE_TUNNEL = (
+    "exactly one of vxlan: {vni, port}, gre: {key, sequence}, geneve: {vni, port} and erspan: {version, sessionId}"
+)
 
 
 class Encapsulation(Model):
     """How copies are wrapped: exactly one of the tunnels."""
 
-    cel = (Cel("has(self.vxlan) != has(self.gre)", _ONE_TUNNEL),)
+    cel = (
+        Cel(
+            "[has(self.vxlan), has(self.gre), has(self.geneve), has(self.erspan)].filter(given, given).size() == 1",
+            _ONE_TUNNEL,
+        ),
+    )
 
     vxlan: Vxlan | None = None
     """VXLAN (RFC 7348)."""
     gre: Gre | None = None
     """GRE (RFC 2784, RFC 2890) with Ethernet inside."""
+    geneve: Geneve | None = None
+    """GENEVE (RFC 8926) with Ethernet inside."""
+    erspan: Erspan | None = None
+    """ERSPAN type II or III."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if self.vxlan and self.gre:
-            raise refused("both vxlan and gre", _ONE_TUNNEL)
-        if not self.vxlan and not self.gre:
-            raise refused("neither vxlan nor gre", _ONE_TUNNEL)
+        given = [name for name in ("vxlan", "gre", "geneve", "erspan") if getattr(self, name)]
+        if len(given) != 1:
+            words = " and ".join(given)
+            raise refused(f"both {words}" if len(given) == 2 else words or "none of them", _ONE_TUNNEL)
         return self
+
+    @property
+    def tunnel(self) -> Vxlan | Gre | Geneve | Erspan:
+        """The one that is given."""
+        found = self.vxlan or self.gre or self.geneve or self.erspan
+        assert found is not None
+        return found
 
 
 class Oversize(StrEnum):
@@ -111,7 +159,7 @@ class Endpoint(Model):
     cel = (Cel("has(self.address) != has(self.service)", _ONE_PLACE),)
 
     address: Address | None = None
-    """An IPv4 address."""
+    """An IP address."""
     service: Service | None = None
     """A Service; copies go to its ready endpoints, up to 8 in all."""
 
@@ -123,13 +171,36 @@ class Endpoint(Model):
         return self
 
 
+DSCP_COPY: Literal["Copy"] = "Copy"
+_DSCP = "0..63, Copy"
+
+
+def _dscp(value: object) -> int | str:
+    if value == DSCP_COPY or (type(value) is int and 0 <= value <= 63):
+        return value
+    raise refused("", _DSCP)
+
+
+Dscp = Annotated[
+    int | str,
+    PlainValidator(_dscp),
+    WithJsonSchema({"x-kubernetes-int-or-string": True}),
+    Cel(f"type(self) == int ? self >= 0 && self <= 63 : self == '{DSCP_COPY}'", _DSCP),
+    Allowed(_DSCP),
+]
+
+
 class Outer(Model):
     """The outer IP header."""
 
     ttl: Annotated[int, Field(ge=1, le=255), Allowed("1..255")] = 64
     """Time to live."""
-    dscp: Annotated[int, Field(ge=0, le=63), Allowed("0..63")] = 0
-    """Differentiated services code point."""
+    dscp: Dscp = 0
+    """Differentiated services code point, 0..63; or Copy: that of the packet inside."""
+    dont_fragment: Annotated[bool, Allowed("true, false")] = False
+    """Never in fragments: a copy that does not fit the underlay's MTU is dropped and counted."""
+    udp_checksum: Annotated[bool, Allowed("true, false")] = False
+    """A checksum in the outer UDP header, which costs a walk over each copy. Only with vxlan or geneve."""
 
 
 class Limits(Model):
@@ -156,8 +227,19 @@ def once(names: list[str], what: str) -> None:
             raise refused(f'"{name}" twice', f"each {what} once")
 
 
+_NO_UDP = "false, or vxlan or geneve: no other tunnel has an outer UDP header"
+
+
 class TargetSpec(Model):
     """Where copies go."""
+
+    cel = (
+        Cel(
+            "has(self.encapsulation.vxlan) || has(self.encapsulation.geneve) || !has(self.outer) || "
+            "!has(self.outer.udpChecksum) || !self.outer.udpChecksum",
+            f"outer.udpChecksum: {_NO_UDP}",
+        ),
+    )
 
     encapsulation: Encapsulation
     """How copies are wrapped."""
@@ -182,6 +264,12 @@ class TargetSpec(Model):
     """What each node sends to this target at most, of all mirrors together."""
     suspend: Annotated[bool, Allowed("true, false")] = False
     """While true nothing is sent to this target."""
+
+    @model_validator(mode="after")
+    def _checksum_of_udp(self) -> Self:
+        if self.outer.udp_checksum and not (self.encapsulation.vxlan or self.encapsulation.geneve):
+            raise refused("outer.udpChecksum: true", _NO_UDP)
+        return self
 
 
 class ResolvedEndpoint(Model):

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from sniffer.model.selector import Labels, LabelSelector
 
 PROTECTED_LABEL = "sniffer.dev/protected"
 """An administrator protects a namespace by this label, with any value but `false`."""
 PROTECTED_ALWAYS = frozenset({"kube-system"})
+Network = IPv4Network | IPv6Network
 NAME_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -35,9 +36,9 @@ class Pod:
 class Policy:
     """Where copies may not go, by the administrator's words."""
 
-    refused: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
+    refused: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
     """By what they are (`the service range`, `the API server`, `a node`)."""
-    allowed: tuple[IPv4Network, ...] = ()
+    allowed: tuple[Network, ...] = ()
     """Exceptions."""
     _answers: dict[str, str | None] = field(init=False, default_factory=dict, compare=False, repr=False)
 
@@ -48,7 +49,7 @@ class Policy:
         return self._answers[address]
 
     def _objection(self, address: str) -> str | None:
-        parsed = IPv4Address(address)
+        parsed = ip_address(address)
         if any(parsed in network for network in self.allowed):
             return None
         return next((what for what, networks in self.refused.items() if any(parsed in n for n in networks)), None)
@@ -64,7 +65,7 @@ class Cluster:
     """Labels by name."""
     pods: tuple[Pod, ...] = ()
     node_addresses: frozenset[str] = frozenset()
-    """IPv4 addresses of all nodes; empty while nobody needs them."""
+    """Addresses of all nodes; empty while nobody needs them."""
     nodes_known: bool = True
     """Whether they were listed. Before that a mirror of a node's interface might copy the copies of others."""
     policy: Policy = Policy()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Guard, Oversize, PathWord, Sampling
+from sniffer.abi.limits import LIST_LENGTH, Direction, Guard, Oversize, PathWord, Sampling
 from sniffer.abi.records import EgressRecord, Hook, Program
 from sniffer.model import resources
 from sniffer.model.identity import Identity
@@ -19,7 +19,7 @@ from sniffer.plan.facts import EARLIEST, Facts, Link, PathState
 from sniffer.plan.outers import outer_keys
 from sniffer.plan.select import Selection, Selector, hook_directions, is_named
 from sniffer.plan.state import Mirror, Tunnel, Verdict, Wanted
-from sniffer.plan.template import egress_record
+from sniffer.plan.template import egress_record, kind_of
 
 _PATH_WORDS = {
     PathState.REACHABLE: PathWord.REACHABLE,
@@ -186,6 +186,7 @@ class _Compilation:
             one_in,
             _SAMPLING[spec.sampling.per] if spec.sampling and one_in else 0,
             budget(spec.rate_limit, resource.identity, spec.snap_length),
+            from_pod=not is_named(resource),
         )
 
     def _program(self, resource: resources.Mirror) -> Program:
@@ -232,12 +233,11 @@ class _Compilation:
             if path.local:
                 message = f"MirrorTarget {target.metadata.name}: {address} is an address of this node"
                 raise _RefusedError("Rejected", "EndpointIsNode", message)
-            record = egress_record(path, spec.encapsulation, spec.outer)
+            record = egress_record(path, spec.encapsulation, spec.outer, self._facts.node)
             self._paths[record] = _PATH_WORDS[path.state]
             records.append(record)
-        kind = Encapsulation.VXLAN if spec.encapsulation.vxlan else Encapsulation.GRE
         limit = spec.limits.max_snap_length or 0
-        allowed = budget(spec.rate_limit, target.identity, limit)
+        kind, allowed = kind_of(spec.encapsulation), budget(spec.rate_limit, target.identity, limit)
         return Tunnel(target.metadata.name, kind, _OVERSIZE[spec.oversize], limit, tuple(records), allowed)
 
     def _unreachable(self, resource: resources.Mirror) -> str | None:

@@ -56,6 +56,9 @@ def _words(observed: State, desired: State) -> Iterator[ops.Op]:
     for number, until_ns in desired.leases.items():
         if number in observed.mirrors and observed.leases.get(number, 0) != until_ns:
             yield ops.SetLease(number, until_ns)
+    for number, word in desired.labels.items():
+        if observed.labels.get(number, 0) != word:
+            yield ops.SetLabel(number, word)
 
 
 def _written(observed: State, desired: State) -> Iterator[ops.Op]:
@@ -132,9 +135,10 @@ def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
     egress = _gone("egress", observed, desired)
     egress += [ops.Clear("egress", n) for n in observed.paths if n not in observed.egress and n not in desired.paths]
     egress += _gone("budgets", observed, desired)
+    labels = [ops.SetLabel(n, 0) for n in observed.labels if n not in desired.labels]
     removed: list[ops.Op] = [ops.RemoveName(key) for key in observed.names if key not in desired.names]
     removed += [ops.RemoveOuter(key) for key in sorted(observed.outers - desired.outers)]
-    if not (unlinked or tunnels or egress or removed):
+    if not (unlinked or tunnels or egress or labels or removed):
         return
     yield ops.Grace()
     yield from (*unlinked, *tunnels)
@@ -143,6 +147,7 @@ def _cleared(observed: State, desired: State) -> Iterator[ops.Op]:
         # nothing come to the endpoints any more, and the number is free.
         yield ops.Grace()
     yield from egress
+    yield from labels
     yield from removed
 
 

@@ -1,6 +1,7 @@
 """Services that a target names -> the addresses that its status publishes."""
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 
 from pydantic import ValidationError
 
@@ -45,8 +46,9 @@ def choose(former: Iterable[str], ready: frozenset[str], room: int) -> tuple[str
     return tuple(sorted({*kept, *fresh}, key=_number))
 
 
-def _number(address: str) -> tuple[int, ...]:
-    return tuple(map(int, address.split(".")))
+def _number(address: str) -> tuple[int, int]:
+    parsed = ip_address(address)
+    return parsed.version, int(parsed)
 
 
 def _published(status: Object) -> dict[ServiceKey, tuple[str, ...]]:

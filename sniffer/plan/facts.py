@@ -63,7 +63,7 @@ class Path:
 
     def carried(self) -> "Path":
         """As far as the programs can: an IPv4 route by an IPv6 neighbour is no route to them."""
-        if self.nexthop and ":" in self.nexthop:
+        if self.nexthop and ":" in self.nexthop and ":" not in self.address:
             return Path(self.address, PathState.NO_ROUTE)
         return self
 
@@ -98,5 +98,7 @@ class Facts:
     """Where the traffic of this node's pods passes, by their uid."""
     time: datetime = EARLIEST
     """The wall clock, for mirrors that end."""
+    node: str = ""
+    """This node's name."""
     renews: bool = True
     """False: the source has been silent for too long, and leases run out."""

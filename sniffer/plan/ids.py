@@ -8,10 +8,11 @@ once it was cleared after a grace period.
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
+from zlib import crc32
 
 from sniffer.abi import limits
 from sniffer.abi.limits import NameKind
-from sniffer.abi.records import BudgetRecord, Hook, MirrorRecord, NameKey, TunnelRecord
+from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, MirrorRecord, NameKey, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Facts
 from sniffer.plan.names import identity_of, identity_text, verdict_of, verdict_text
@@ -85,6 +86,7 @@ class Assignment:
         self._counters = Table("counters", limits.COUNTERS_MAX, counters)
         self._mirrors = Table("mirrors", limits.MIRRORS_MAX, observed.mirrors)
         self._lists = Table("lists", limits.LISTS_MAX, observed.lists)
+        self._labels: dict[int, int] = {}
         self._seen: dict[int, int] = {}
         """By id() of a wanted mirror, which hooks share: its hash would go over its filter every time."""
 
@@ -108,8 +110,9 @@ class Assignment:
             leases={number: self._lease(number) for number in self._mirrors.wanted},
             tunnels={number: self._tunnel_record(number) for number in self._tunnels.wanted},
             generations=observed.generations,
-            egress=self._egress.wanted,
+            egress=self._sequenced(),
             budgets=self._budgets.wanted,
+            labels=self._labels,
             paths={number: int(wanted.paths[record]) for number, record in self._egress.wanted.items()},
             names=self._names(wanted.verdicts, node_name),
             attachments=attachments,
@@ -140,8 +143,9 @@ class Assignment:
             filter_id = self._filters.id(mirror.filter) if mirror.filter else 0
             counter = self._counters.id(identity_text(mirror.identity))
             limits = mirror.one_in, mirror.sampling, self._budget(mirror.budget)
-            record = MirrorRecord(filter_id, mirror.snap_length, counter, tunnels, *limits)
+            record = MirrorRecord(filter_id, mirror.snap_length, counter, tunnels, *limits, mirror.from_pod)
             self._seen[id(mirror)] = self._mirrors.id(record)
+            self._labels[counter] = label(mirror)
         return self._seen[id(mirror)]
 
     def _budget(self, record: BudgetRecord | None) -> int:
@@ -153,6 +157,19 @@ class Assignment:
         budget = self._budget(tunnel.budget)
         record = TunnelRecord(0, tunnel.encapsulation, tunnel.oversize, tunnel.snap_length, endpoints, budget)
         return self._tunnels.id(_NamedTunnel(record, tunnel.target))
+
+    def _sequenced(self) -> dict[int, EgressRecord]:
+        """A stream of copies goes on with its numbers when a route changes: the analyzer sees the same header."""
+        observed = self._observed.egress
+        streams = {record.template: record.sequence for record in observed.values()}
+        used = set(streams.values())
+        free = (number for number in range(limits.SEQUENCES_MAX) if number not in used)
+        found = {}
+        for number, record in self._egress.wanted.items():
+            if number not in observed and record.template not in streams:
+                streams[record.template] = next(free)
+            found[number] = observed.get(number) or replace(record, sequence=streams[record.template])
+        return found
 
     def _tunnel_record(self, number: int) -> TunnelRecord:
         observed = self._observed.tunnels.get(number)
@@ -174,6 +191,12 @@ class Assignment:
         names |= {NameKey(NameKind.COUNTER, number): text for number, text in self._counters.wanted.items()}
         names |= {NameKey(NameKind.TUNNEL, number): named.target for number, named in self._tunnels.wanted.items()}
         return names | verdict_names(verdicts, self._observed.names)
+
+
+def label(mirror: Mirror) -> int:
+    """Word of `labels`: CRC-32 of namespace/name, or of /name, << LABEL_MIRROR_SHIFT | one frame in so many."""
+    name = f"{mirror.identity.namespace or ''}/{mirror.identity.name}"
+    return crc32(name.encode()) << limits.LABEL_MIRROR_SHIFT | max(mirror.one_in, 1)
 
 
 def _relay_word(facts: Facts) -> int:
@@ -218,7 +241,7 @@ def contents(state: State) -> dict[Hook, tuple[Mirror, ...]]:
             raise KeyError(record.counter)
         program = state.filters[record.filter] if record.filter else ()
         tunnels = tuple(tunnel(t) for t in record.tunnels)
-        budget = state.budgets[record.budget] if record.budget else None
-        return Mirror(identity, program, record.snap_length, tunnels, record.one_in, record.sampling, budget)
+        limited = record.one_in, record.sampling, state.budgets[record.budget] if record.budget else None
+        return Mirror(identity, program, record.snap_length, tunnels, *limited, record.from_pod)
 
     return {hook: tuple(mirror(m) for m in state.lists[number]) for hook, number in state.hooks.items()}

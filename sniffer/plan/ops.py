@@ -46,6 +46,14 @@ class SetPath:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLabel:
+    """One word: what the copies that a counter counts are called (abi LABEL_MIRROR_SHIFT); 0 forgets it."""
+
+    id: int
+    word: int
+
+
+@dataclass(frozen=True, slots=True)
 class PutName:
     """Write a text of `names`."""
 
@@ -174,6 +182,7 @@ Op = (
     | SetRelay
     | SetLease
     | SetPath
+    | SetLabel
     | PutName
     | PutEgress
     | PutBudget

@@ -1,13 +1,14 @@
 """What copies from other nodes look like where they pass: the keys of `outers`, and the hooks that look for them."""
 
 from collections.abc import Iterable, Iterator
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 
 from sniffer.abi.limits import OUTER_GRE_KEY, OUTERS_MAX, OuterKind
 from sniffer.abi.records import OuterKey
-from sniffer.model.resources import Encapsulation, MirrorTarget
+from sniffer.model.resources import MirrorTarget
+from sniffer.model.target import Encapsulation, Erspan, Geneve, Gre, Vxlan
 from sniffer.plan.admission import addresses
-from sniffer.plan.template import PROTOCOL_GRE, PROTOCOL_UDP
+from sniffer.plan.template import ETH_P_ERSPAN, PROTOCOL_GRE, PROTOCOL_UDP
 
 
 def outer_keys(targets: Iterable[MirrorTarget], nodes: Iterable[str]) -> frozenset[OuterKey]:
@@ -16,28 +17,33 @@ def outer_keys(targets: Iterable[MirrorTarget], nodes: Iterable[str]) -> frozens
     At most OUTERS_MAX: of more than that the last nodes are not known.
     """
     headers = {key for target in targets for key in _headers(target)}
-    sources = sorted(OuterKey(OuterKind.NODE, number) for node in nodes if (number := _number(node)))
+    sources = sorted(OuterKey(OuterKind.NODE, packed) for node in nodes if (packed := _packed(node)))
     return frozenset(headers) | frozenset(sources[: OUTERS_MAX - len(headers)])
 
 
 def _headers(target: MirrorTarget) -> Iterator[OuterKey]:
     protocol, port, key = _tunnel(target.spec.encapsulation)
     for address in addresses(target):
-        number = _number(address)
-        if number:
-            yield OuterKey(OuterKind.HEADER, number, protocol, port, key)
-            yield OuterKey(OuterKind.LATER, number, protocol)
+        packed = _packed(address)
+        if packed:
+            yield OuterKey(OuterKind.HEADER, packed, protocol, port, key)
+            yield OuterKey(OuterKind.LATER, packed, protocol)
 
 
 def _tunnel(encapsulation: Encapsulation) -> tuple[int, int, int]:
-    if encapsulation.vxlan:
-        return PROTOCOL_UDP, encapsulation.vxlan.port, encapsulation.vxlan.vni
-    key = encapsulation.gre.key if encapsulation.gre else None
-    return (PROTOCOL_GRE, 0, 0) if key is None else (PROTOCOL_GRE, OUTER_GRE_KEY, key)
+    match encapsulation.tunnel:
+        case Vxlan(vni=vni, port=port) | Geneve(vni=vni, port=port):
+            return PROTOCOL_UDP, port, vni
+        case Erspan(version=version, session_id=session):
+            return PROTOCOL_GRE, ETH_P_ERSPAN[version], session
+        case Gre(key=key):
+            return (PROTOCOL_GRE, 0, 0) if key is None else (PROTOCOL_GRE, OUTER_GRE_KEY, key)
 
 
-def _number(address: str) -> int | None:
+def _packed(address: str) -> bytes | None:
+    """As `struct outer` has it: IPv4 as ::ffff:a.b.c.d."""
     try:
-        return int(IPv4Address(address))
-    except AddressValueError:
+        parsed = ip_address(address)
+    except ValueError:
         return None
+    return parsed.packed.rjust(6, b"\xff").rjust(16, b"\0")

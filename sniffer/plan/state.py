@@ -38,6 +38,8 @@ class Mirror:
     """One of so many frames or flows; 0: all."""
     sampling: int = 0
     budget: BudgetRecord | None = None
+    from_pod: bool = False
+    """Directions are those of the pod behind the interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class State:
     egress: Mapping[int, EgressRecord] = field(default_factory=dict)
     paths: Mapping[int, int] = field(default_factory=dict)
     budgets: Mapping[int, BudgetRecord] = field(default_factory=dict)
+    labels: Mapping[int, int] = field(default_factory=dict)
+    """By counter: words of `labels`."""
     names: Mapping[NameKey, str] = field(default_factory=dict)
     attachments: Mapping[Hook, Attachment] = field(default_factory=dict)
     relay: Relay | None = None

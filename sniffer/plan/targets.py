@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from sniffer.model.identity import Identity
 from sniffer.model.resources import MirrorTarget
@@ -117,5 +117,5 @@ class Targets:
         return {name for name, target in self.valid.items() if not changed.isdisjoint(admission.addresses(target))}
 
     def _set_policy(self) -> None:
-        networks = tuple(IPv4Network(address) for address in sorted(self._owned))
+        networks = tuple(ip_network(address) for address in sorted(self._owned))
         self.policy = Policy({**self._given.refused, "a node": networks}, self._given.allowed)

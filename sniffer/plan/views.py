@@ -116,13 +116,9 @@ def ready_agent(raw: Object) -> tuple[str, bool] | None:
 
 
 def node_addresses(raw: Object) -> frozenset[str]:
-    """A Node's own IPv4 addresses."""
+    """A Node's own addresses, not its names."""
     listed = (raw.get("status") or {}).get("addresses") or ()
-    return frozenset(
-        item["address"]
-        for item in listed
-        if item.get("type") in ("InternalIP", "ExternalIP") and "." in item["address"]
-    )
+    return frozenset(item["address"] for item in listed if item.get("type") in ("InternalIP", "ExternalIP"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +154,20 @@ def node_report(raw: Object) -> Report | None:
 
 
 def ready_addresses(slices: Iterable[Object]) -> frozenset[str]:
-    """IPv4 addresses of the ready endpoints of one Service's EndpointSlices, those that an analyzer can have."""
-    found: set[str] = set()
+    """Addresses of the ready endpoints of one Service's EndpointSlices, those that an analyzer can have.
+
+    Of a Service that has both, only the IPv4 ones: they are the same pods.
+    """
+    found: dict[str, set[str]] = {"IPv4": set(), "IPv6": set()}
     for item in slices:
-        if item.get("addressType") != "IPv4":
+        addresses = found.get(item.get("addressType", ""))
+        if addresses is None:
             continue
         for endpoint in item.get("endpoints") or ():
             # Absent means unknown, and unknown means ready (discovery.k8s.io/v1 EndpointConditions).
             if (endpoint.get("conditions") or {}).get("ready") is not False:
-                found.update(filter(_is_address, endpoint.get("addresses") or ()))
-    return frozenset(found)
+                addresses.update(filter(_is_address, endpoint.get("addresses") or ()))
+    return frozenset(found["IPv4"] or found["IPv6"])
 
 
 def _is_address(text: object) -> bool:

@@ -41,6 +41,7 @@ ENUMS: dict[str, type[IntEnum]] = {
     "name_kind": limits.NameKind,
     "outcome": limits.Outcome,
     "outer_kind": limits.OuterKind,
+    "egress_flag": limits.EgressFlag,
     "guard": limits.Guard,
 }
 ARRAY, PER_CPU_ARRAY, HASH = 2, 6, 1  # enum bpf_map_type
@@ -89,22 +90,26 @@ def macros() -> dict[str, str]:
 
 def test_every_limit_is_the_header_s() -> None:
     ours = {name: value for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
-    header = {name: int(value, 0) for name, value in macros().items() if not name.startswith("MARK_")}
+    header = {name: int(value, 0) for name, value in macros().items() if not name.startswith(("MARK_", "HASH_"))}
     header["ABI"] = header.pop("SNIFFER_ABI")
     header["GENERATIONS"] = int(macros()["MARK_GENERATION_MASK"], 0) + 1
     assert ours == header
 
 
 def test_ids_fit_into_the_mark() -> None:
-    """Through the relay the mark carries tunnel, generation and counter."""
+    """Through the relay the mark carries tunnel, generation, direction and counter; the hash two lengths."""
     mark = {name: int(value, 0) for name, value in macros().items() if name.startswith("MARK_")}
     assert mark["MARK_COUNTER_MASK"] >= limits.COUNTERS_MAX - 1
-    assert mark["MARK_COUNTER_MASK"] < 1 << mark["MARK_GENERATION_SHIFT"]
+    assert mark["MARK_COUNTER_MASK"] < mark["MARK_EGRESS"] < 1 << mark["MARK_GENERATION_SHIFT"]
     top = mark["MARK_GENERATION_MASK"] << mark["MARK_GENERATION_SHIFT"]
     assert top < 1 << mark["MARK_TUNNEL_SHIFT"]
     assert limits.TUNNELS_MAX << mark["MARK_TUNNEL_SHIFT"] <= 1 << 32
     assert ~mark["MARK_COPY_MASK"] & 0xFFFFFFFF >= limits.EGRESS_MAX - 1
     assert mark["MARK_COPY"] & ~mark["MARK_COPY_MASK"] == 0
+    lengths = {name: int(value, 0) for name, value in macros().items() if name.startswith("HASH_")}
+    assert lengths["HASH_SNAP_MASK"] >= limits.FRAME_LIMIT
+    assert lengths["HASH_SNAP_MASK"] < 1 << lengths["HASH_LENGTH_SHIFT"]
+    assert lengths["HASH_LENGTH_MAX"] << lengths["HASH_LENGTH_SHIFT"] < 1 << 32
 
 
 @pytest.mark.parametrize("name", ENUMS)
@@ -118,7 +123,13 @@ def test_every_enum_is_the_header_s(name: str) -> None:
         values[word.strip()] = int(value, 0) if value else len(values)
     if name == "outcome":
         assert values.pop("OUTCOMES") == len(limits.Outcome)
-    prefixes = {"path_word": "PATH_", "name_kind": "NAME_", "outer_kind": "OUTER_", "direction": ""}
+    prefixes = {
+        "path_word": "PATH_",
+        "name_kind": "NAME_",
+        "outer_kind": "OUTER_",
+        "direction": "",
+        "egress_flag": "EGRESS_",
+    }
     prefix = prefixes.get(name, f"{name.upper()}_")
     assert {word.removeprefix(prefix): value for word, value in values.items()} == {
         member.name: member.value for member in ENUMS[name]
@@ -126,7 +137,13 @@ def test_every_enum_is_the_header_s(name: str) -> None:
 
 
 def test_the_compiler_numbers_enums_as_we_do(tmp_path: Path) -> None:
-    prefixes = {limits.PathWord: "PATH_", limits.NameKind: "NAME_", limits.OuterKind: "OUTER_", limits.Direction: ""}
+    prefixes = {
+        limits.PathWord: "PATH_",
+        limits.NameKind: "NAME_",
+        limits.OuterKind: "OUTER_",
+        limits.Direction: "",
+        limits.EgressFlag: "EGRESS_",
+    }
     lines = [
         f'_Static_assert({prefixes.get(kind, kind.__name__.upper() + "_")}{member.name} == {member.value}, "");'
         for kind in ENUMS.values()
@@ -141,10 +158,13 @@ def test_the_compiler_numbers_enums_as_we_do(tmp_path: Path) -> None:
 NEXTHOP = bytes(range(0xA0, 0xB0))
 TEMPLATE = bytes(range(1, limits.TEMPLATE_LENGTH + 1))
 IDS = tuple(0x20212223 + 0x04040404 * n for n in range(8))
-MIRROR = MirrorRecord(0x01020304, 0x05060708, 0x090A0B0C, IDS[:4], 0x31323334, 0x35363738, 0x393A3B3C)
+MIRROR = MirrorRecord(0x01020304, 0x05060708, 0x090A0B0C, IDS[:4], 0x31323334, 0x35363738, 0x393A3B3C, True)
 TUNNEL = TunnelRecord(0x01020304, 0x05, 0x06, 0x07080910, IDS, 0x41424344)
 BUDGET = BudgetRecord(0x0102030405060708, 7, 9, 1001, 1002003)
-EGRESS = EgressRecord(0x01020304, 0x05060708, NEXTHOP, 0x090A0B0C, 0x0D, TEMPLATE)
+EGRESS = EgressRecord(
+    0x01020304, 0x05060708, NEXTHOP, 0x090A0B0C, 0x0D, TEMPLATE, 0x0E, 0x0F, 0x10111213, sequence=0x14151617
+)
+ADDRESS = bytes(range(0xC0, 0xD0))
 
 
 def number(value: int, size: int) -> bytes:
@@ -172,7 +192,7 @@ EXPECTED: dict[str, tuple[bytes, dict[str, bytes]]] = {
             "one_in": number(MIRROR.one_in, 4),
             "sampling": number(MIRROR.sampling, 4),
             "budget": number(MIRROR.budget, 4),
-            "pad": bytes(4),
+            "from_pod": number(1, 4),
         },
     ),
     "budget": (
@@ -210,7 +230,10 @@ EXPECTED: dict[str, tuple[bytes, dict[str, bytes]]] = {
             "checksum": number(EGRESS.checksum, 4),
             "family": number(EGRESS.family, 1),
             "template_length": number(len(TEMPLATE), 1),
-            "pad": bytes(2),
+            "encapsulation": b"\x0e",
+            "flags": b"\x0f",
+            "pseudo": number(EGRESS.pseudo, 4),
+            "sequence": number(EGRESS.sequence, 4),
             "template": TEMPLATE,
         },
     ),
@@ -219,9 +242,9 @@ EXPECTED: dict[str, tuple[bytes, dict[str, bytes]]] = {
         {"kind": number(3, 4), "id": number(0x05060708, 4)},
     ),
     "outer": (
-        OuterKey(limits.OuterKind.HEADER, 0x01020304, 0x05, 0x0607, 0x08090A0B).pack(),
+        OuterKey(limits.OuterKind.HEADER, ADDRESS, 0x05, 0x0607, 0x08090A0B).pack(),
         {
-            "address": number(0x01020304, 4),
+            "address": ADDRESS,
             "key": number(0x08090A0B, 4),
             "port": number(0x0607, 2),
             "protocol": b"\5",
@@ -274,11 +297,13 @@ MAPS = {
     "egress": (ARRAY, 4, records.EGRESS_SIZE, limits.EGRESS_MAX, bpf.MMAPABLE),
     "paths": (ARRAY, 4, WORD, limits.EGRESS_MAX, bpf.MMAPABLE),
     "budgets": (ARRAY, 4, records.BUDGET_SIZE, limits.BUDGETS_MAX, bpf.MMAPABLE),
+    "labels": (ARRAY, 4, WORD, limits.COUNTERS_MAX, bpf.MMAPABLE),
     "relay": (ARRAY, 4, WORD, 1, bpf.MMAPABLE),
     "counters": (PER_CPU_ARRAY, 4, records.COUNTERS_SIZE, limits.COUNTERS_MAX, 0),
     "names": (HASH, 8, limits.NAME_LENGTH, limits.NAMES_MAX, NO_PREALLOC),
-    "outers": (HASH, 12, 4, limits.OUTERS_MAX, NO_PREALLOC),
+    "outers": (HASH, 24, 4, limits.OUTERS_MAX, NO_PREALLOC),
     "buckets": (ARRAY, 4, records.BUCKET_SIZE, limits.BUDGETS_MAX, 0),
+    "sequences": (ARRAY, 4, 8, limits.SEQUENCES_MAX, 0),
 }
 
 

@@ -69,7 +69,7 @@ ENDPOINTS = st.builds(egress, st.integers(2, 5), st.sampled_from([1500, 1400]), 
 PROGRAM = st.one_of(st.just(()), st.integers(0, 3).map(program))
 MIRRORS = ("m0", "m1", "m2", "m3", "m4")
 GUARDS = st.sampled_from([Guard.NODE, Guard.ANALYZER])
-OUTERS = tuple(OuterKey(kind, 0x0A090002, 17, 4789, 42) for kind in OuterKind)
+OUTERS = tuple(OuterKey(kind, bytes(12) + b"\x0a\x09\x00\x02", 17, 4789, 42) for kind in OuterKind)
 
 
 BUDGETS = st.one_of(

@@ -29,6 +29,7 @@ ALLOWED = {
     "string": ALWAYS | {"enum", "pattern", "minLength", "maxLength", "nullable"},
     "integer": ALWAYS | {"minimum", "maximum", "format"},
     "boolean": ALWAYS,
+    None: {"description", "default", "x-kubernetes-int-or-string", "x-kubernetes-validations"},
 }
 
 
@@ -53,7 +54,8 @@ EVERY = [
 @pytest.mark.parametrize(("path", "node"), EVERY)
 def test_structural(path: str, node: Schema) -> None:
     """Every node has a type and says nothing that a structural schema has no place for."""
-    assert set(node) <= ALLOWED[node["type"]]
+    assert set(node) <= ALLOWED[node.get("type")]
+    assert ("type" in node) != ("x-kubernetes-int-or-string" in node)
     assert not {"properties", "additionalProperties"} <= set(node)
     assert None not in node.values()
 
@@ -61,9 +63,9 @@ def test_structural(path: str, node: Schema) -> None:
 @pytest.mark.parametrize(("path", "node"), EVERY)
 def test_bounded(path: str, node: Schema) -> None:
     """What has no bound makes a CEL rule below it cost too much, and an object too large."""
-    if node["type"] == "array":
+    if node.get("type") == "array":
         assert "maxItems" in node
-    if node["type"] == "string" and path not in TYPE_META:
+    if node.get("type") == "string" and path not in TYPE_META:
         assert {"maxLength", "enum"} & set(node)
     if "additionalProperties" in node:
         assert "maxProperties" in node
@@ -112,9 +114,13 @@ def test_what_the_api_server_fills_in() -> None:
         "spec.includeProtectedNamespaces": False,
         "spec.encapsulation.vxlan.port": 4789,
         "spec.oversize": "Segment",
-        "spec.outer": {"ttl": 64, "dscp": 0},
+        "spec.encapsulation.gre.sequence": False,
+        "spec.encapsulation.geneve.port": 6081,
+        "spec.outer": {"ttl": 64, "dscp": 0, "dontFragment": False, "udpChecksum": False},
         "spec.outer.ttl": 64,
         "spec.outer.dscp": 0,
+        "spec.outer.dontFragment": False,
+        "spec.outer.udpChecksum": False,
     }
     assert at(target, "spec.encapsulation.vxlan.vni")["maximum"] == (1 << 24) - 1
     assert at(target, "spec.endpoints")["maxItems"] == ENDPOINTS_LENGTH

@@ -221,7 +221,7 @@ def test_all_nodes_are_followed_only_while_a_mirror_names_interfaces(server: Api
     eventually(lambda: source.sources().cluster.nodes_known)  # type: ignore[union-attr]
     cluster = source.sources().cluster
     assert cluster
-    assert cluster.node_addresses == {"10.0.0.1", "10.0.0.2"}
+    assert cluster.node_addresses == {"10.0.0.1", "10.0.0.2", "fd00::1"}
     assert cluster.policy.objection("10.0.0.2") == "a node"
     node(server, "n3", "10.0.0.3")
     eventually(lambda: "10.0.0.3" in source.sources().cluster.node_addresses)  # type: ignore[union-attr]
