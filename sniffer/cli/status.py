@@ -2,55 +2,39 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
+from sniffer.cli.screen import is_good
+from sniffer.cli.watch import watch as watch_rows
 from sniffer.kernel.look import look_at
 from sniffer.stats.rows import status
 
-REFRESH_S = 1.0
 PIPE_WIDTH = 200
 """Columns where no terminal says how many: words are not cut, so that grep finds them."""
-GOOD_STATES = ("Programmed", "Suspended", "Pending")
 
 
 def show(root: Path, *, as_json: bool, watch: bool) -> int:
     """Prints the status, again and again with `watch`; 1 when some mirror or hook is not as asked."""
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    if watch and not as_json:
+        return _exit_status(watch_rows(lambda: look_at(root), console))
     rows = status(look_at(root))
     if as_json:
         print(json.dumps(rows))
         return _exit_status(rows)
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    if not watch:
-        for part in _tables(rows):
-            console.print(part)
-        return _exit_status(rows)
-    try:
-        with Live(console=console, auto_refresh=False) as live:
-            while True:
-                live.update(_grid(rows), refresh=True)
-                time.sleep(REFRESH_S)
-                rows = status(look_at(root))
-    except KeyboardInterrupt:
-        return _exit_status(rows)
+    for part in _tables(rows):
+        console.print(part)
+    return _exit_status(rows)
 
 
 def _exit_status(rows: dict[str, Any]) -> int:
-    mirrors = all(row["state"] in GOOD_STATES and row["reason"] != "LeaseEnded" for row in rows["mirrors"])
+    mirrors = all(is_good(row) for row in rows["mirrors"])
     hooks = all(row["state"] == "attached" for row in rows["hooks"])
     return 0 if mirrors and hooks else 1
-
-
-def _grid(rows: dict[str, Any]) -> Table:
-    grid = Table.grid()
-    for part in _tables(rows):
-        grid.add_row(part)
-    return grid
 
 
 def _tables(rows: dict[str, Any]) -> list[Any]:
