@@ -1,0 +1,55 @@
+"""The tutorial, from the first command to the last, in one shell; and again with what it teaches broken."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.agent import SNIFFER
+
+PAGE = Path(__file__).parents[2] / "docs/tutorial.md"
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def follow(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs what stands in blocks of sh, and ends at the first command that fails."""
+    script = "set -euo pipefail\n" + "\n".join(BLOCK.findall(text))
+    environment = {**os.environ, "PATH": f"{SNIFFER.parent}:{os.environ['PATH']}"}
+    # Namespaces of its own: whatever a broken page leaves behind goes with them.
+    command = ["unshare", "--pid", "--net", "--mount", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]
+    mounts = (
+        "mount -t tmpfs tmpfs /run && mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && ip link set lo up\n"
+    )
+    return subprocess.run(
+        [*command, mounts + script],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def alerts(directory: Path) -> list[dict[str, object]]:
+    lines = (directory / "suricata/eve.json").read_text().splitlines()
+    return [event for line in lines if (event := json.loads(line))["event_type"] == "alert"]
+
+
+def test_the_tutorial(tmp_path: Path) -> None:
+    done = follow(PAGE.read_text(), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "<h1>shop</h1>" in done.stdout
+    (alert,) = alerts(tmp_path)  # the second request was after the edit
+    assert (alert["src_ip"], alert["dest_ip"]) == ("10.1.0.1", "10.1.0.20")
+
+
+@pytest.mark.timeout(60)
+def test_a_page_that_is_wrong_is_noticed(tmp_path: Path) -> None:
+    wrong = PAGE.read_text().replace("vni: 4242", "vni: 16777216")
+    done = follow(wrong, tmp_path)
+    assert done.returncode == 1
+    assert "spec.encapsulation.vxlan.vni: given 16777216" in done.stdout + done.stderr
