@@ -210,8 +210,8 @@ class Agent:
             log.info("ready")
         if failures:
             return PROBE_S
-        if 0 < self._rounds < ROUNDS:
-            return PACE_S
+        if 0 < self._rounds < ROUNDS:  # whom the first look asked after may have answered already
+            return PACE_S if self._node.wait_s is None else SETTLE_S
         wait_s = self._node.wait_s
         return self._resync_s if wait_s is None else min(self._resync_s, wait_s)
 
