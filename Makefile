@@ -58,6 +58,7 @@ cluster: root build cluster-build ## a shell in a running cluster of two nodes w
 cluster-build: root
 	@scripts/packages packages.apt cluster
 	@tests/cluster/build >/dev/null
+	@tests/cluster/build prometheus >/dev/null
 	@tests/cluster/image >/dev/null
 
 .PHONY: bench

@@ -41,9 +41,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    for fixture, script in (("binaries", "build"), ("image", "image")):
+    for fixture, script in (("binaries", "build"), ("image", "image"), ("prometheus", "build prometheus")):
         if fixture in wanted:
-            _prepared[script] = subprocess.run([HERE / script], capture_output=True, text=True)
+            name, *words = script.split()
+            _prepared[script] = subprocess.run([HERE / name, *words], capture_output=True, text=True)
 
 
 def _output(script: str) -> str:
@@ -60,6 +61,12 @@ def binaries() -> Path:
     if missing:
         pytest.fail(f"missing packages: {' '.join(missing)} (scripts/packages packages.apt cluster)", pytrace=False)
     return Path(_output("build"))
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """The directory with prometheus and promtool."""
+    return Path(_output("build prometheus"))
 
 
 @pytest.fixture(scope="session")
