@@ -96,6 +96,7 @@ class Binding:
 REASONS = {
     "HostNetwork": "uses the node's network",
     "NoHostVeth": "has no interface on the node (macvlan, SR-IOV, ipvlan...)",
+    "UnsupportedInterface": "its interface has no Ethernet header",
     "Ambiguous": "shares its address with another network namespace",
     "NotYet": "its network namespace was not found yet",
 }

@@ -114,10 +114,12 @@ class Selector:
         unbound: dict[str, list[str]] = defaultdict(list)
         for pod in pods:
             binding = self._bindings.get(pod.uid, _UNBOUND)
-            found = [self._links[index] for index in binding.interfaces if index in self._links]
+            there = [self._links[index] for index in binding.interfaces if index in self._links]
+            found = [link for link in there if link.arphrd == ARPHRD_ETHER]
             links |= {link.index: link for link in found}
             if not found:
-                unbound[binding.reason or "NotYet"].append(f"{pod.namespace}/{pod.name}")
+                why = "UnsupportedInterface" if there else binding.reason or "NotYet"
+                unbound[why].append(f"{pod.namespace}/{pod.name}")
         bound = len(pods) - sum(map(len, unbound.values()))
         reason = next((name for name in REASONS if name in unbound), None)
         message = "; ".join(_unbound(unbound[name], REASONS[name]) for name in REASONS if name in unbound) or None

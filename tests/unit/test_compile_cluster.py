@@ -136,6 +136,15 @@ def test_a_pod_in_the_nodes_network_is_refused_and_named() -> None:
     assert not wanted.hooks
 
 
+def test_a_pod_behind_an_interface_without_an_ethernet_header() -> None:
+    """C30: netkit in its L3 mode; pods behind others are mirrored."""
+    bare = (replace(BOUND[0], arphrd=65534), *BOUND[1:])
+    one = verdict(wanted := compile_sources(sources(target(), mirror()), replace(facts(), links=(*LINKS, *bare))))
+    assert (one.state, one.reason, one.selected, one.pods) == ("Programmed", "HostNetwork", 3, 1)
+    assert one.message == "shop/web-24: uses the node's network; shop/web-20: its interface has no Ethernet header"
+    assert {hook.ifindex for hook in wanted.hooks} == {21}
+
+
 def test_what_can_be_mirrored_is_and_the_rest_is_said() -> None:
     one = verdict(compiled(target(), mirror()))
     assert (one.state, one.reason, one.selected, one.pods) == ("Programmed", "HostNetwork", 3, 2)
