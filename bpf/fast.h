@@ -12,19 +12,39 @@ static __always_inline int refuse(struct slot *slot, enum outcome outcome)
 	return TC_ACT_SHOT;
 }
 
+/* The relay's receiving end drops frames that end just behind a tag: those are cut there, not here. */
+#define RELAY_SHORTEST 64
+#define TAGGED_SHORTEST (ETH_HLEN + TAG_LENGTH + 2)
+
+static __always_inline bool ends_behind_tag(struct window *w)
+{
+	__u16 type = window_u16(w, 12);
+
+	return w->frame_length < TAGGED_SHORTEST && (type == ETH_P_8021Q || type == ETH_P_8021AD);
+}
+
 /* To the slow path: the kernel segments and fills checksums; mark and hash tell encap_frame what it must
  * know; of what BPF can write, nothing else survives the crossing (the kernel clears the priority). A snap length too long
  * to be told is longer than what the slow path takes. */
 static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s, bool was_cut)
 {
 	struct slot *slot = &s->slot;
-	__u32 snap_length = slot->snap_length > HASH_SNAP_MASK ? 0 : slot->snap_length, original = 0;
+	__u32 length = s->window.frame_length, snap_length, original = 0;
 
 	if (!skb->gso_size && skb->len > FRAME_LIMIT)
 		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
 	slot->segments = segments_of(skb, &s->window);
+	if (ends_behind_tag(&s->window)) {
+		/* It crosses with a tail, which is cut off behind the relay. */
+		if (bpf_skb_change_tail(skb, RELAY_SHORTEST, 0))
+			return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
+		if (!slot->snap_length || slot->snap_length > length)
+			slot->snap_length = length;
+		was_cut = true;
+	}
 	if (!flight_begins(slot->segments))
 		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
+	snap_length = slot->snap_length > HASH_SNAP_MASK ? 0 : slot->snap_length;
 	slot->outcome = OUTCOME_RELAYED;
 	if (was_cut)
 		original = slot->original_length > HASH_LENGTH_MAX ? HASH_LENGTH_MAX : slot->original_length;
@@ -108,9 +128,6 @@ static __always_inline bool tells_of_each(const struct egress *e)
 	return e->flags & (EGRESS_SEQUENCE | EGRESS_CHECKSUM) || e->encapsulation == ENCAPSULATION_GENEVE;
 }
 
-/* The relay's receiving end drops frames that end just behind a tag: those are cut there, not here. */
-#define RELAY_SHORTEST 64
-
 static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
 				      const struct tunnel *t)
 {
@@ -137,8 +154,10 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 	if (!in_place)
 		return pass_on(skb, s, was_cut);
 	if (skb->gso_size) {
-		bool fits = fit_segments(skb, s, e, &wrap);
+		bool fits;
 
+		remove_jumbo(skb, w);
+		fits = fit_segments(skb, s, e, &wrap);
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
 		if (!fits)

@@ -7,10 +7,11 @@
 
 #include "encap.h"
 
-/* Headers of an IP packet of TCP or UDP that starts at `at`, from there to the payload, in bytes; 0: something else. */
+/* Headers of an IP packet of TCP or UDP that starts at `at`, from there to the payload, in bytes; 0: something else, or
+ * headers that the kernel refuses to segment: behind us it would drop them without a word. */
 static __always_inline __u32 headers_of(struct window *w, __u32 at, bool *tcp)
 {
-	__u32 ip_length;
+	__u32 ip_length, tcp_length;
 	__u8 protocol;
 
 	if (window_u8(w, at) >> 4 == 4) {
@@ -21,9 +22,36 @@ static __always_inline __u32 headers_of(struct window *w, __u32 at, bool *tcp)
 		protocol = window_u8(w, at + 6);
 	}
 	*tcp = protocol == IPPROTO_TCP;
-	if (*tcp)
-		return ip_length + (window_u8(w, at + ip_length + 12) >> 4) * 4;
+	if (ip_length < 20)
+		return 0;
+	if (*tcp) {
+		tcp_length = (window_u8(w, at + ip_length + 12) >> 4) * 4;
+		return tcp_length < 20 ? 0 : ip_length + tcp_length;
+	}
 	return protocol == IPPROTO_UDP ? ip_length + 8 : 0;
+}
+
+#define JUMBO_LENGTH 8
+#define JUMBO_OPTION 0xc204 /* RFC 2675: type, and bytes of its value */
+
+/* A super-packet of IPv6 that is longer than its length field can say has the length in a hop-by-hop header (BIG TCP, up to
+ * Linux 7.0), which the kernel takes out as it segments, but not from behind outer headers: out with it before. */
+static __always_inline void remove_jumbo(struct __sk_buff *skb, struct window *w)
+{
+	__u32 at = ETH_HLEN + w->tag_length, headers = at + 40;
+	__u8 protocol = window_u8(w, headers);
+
+	if (w->frame_length <= 0xffff || skb->protocol != bpf_htons(ETH_P_IPV6) || window_u8(w, at + 6) ||
+	    window_u8(w, headers + 1) || window_u16(w, headers + 2) != JUMBO_OPTION)
+		return;
+	if (bpf_skb_adjust_room(skb, -JUMBO_LENGTH, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return;
+	bpf_skb_store_bytes(skb, ETH_HLEN + 6, &protocol, 1, 0);
+	w->bytes[masked(w->base + at + 6, WINDOW_MASK)] = protocol;
+	for (__u32 n = 0; n < 20; n += 4)
+		*(__u32 *)(w->bytes + masked(w->base + headers + n, WINDOW_MASK)) =
+			window_raw32(w, headers + JUMBO_LENGTH + n);
+	w->frame_length -= JUMBO_LENGTH;
 }
 
 /* How many frames the kernel makes of a super-packet. A guest's has not said so: count them. */

@@ -85,7 +85,7 @@ class Both:
 
 
 def test_32_megabytes_at_line_rate(bed: tuple[Node, Agent]) -> None:
-    """C16, A15, A16: the stream that tshark decodes is the stream, and it crossed the hook as super-packets."""
+    """C16, C26, A15, A16: the stream that tshark decodes is the stream, and it crossed the hook as super-packets."""
     here, agent = bed
     sent = content(32 * MEGABYTE)
     with Both(agent, mirror_of("ana"), target()) as seen:

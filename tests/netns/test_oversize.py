@@ -140,7 +140,7 @@ def test_too_big(bed: Bed) -> None:
 
     A tag that lies beside a packet adds four bytes to that."""
     _, agent, _ = bed
-    big = [frame for length in (LIMIT + 5, 16_500, 40_000, 65_000) for frame in frames_of(length)]
+    big = [frame for length in (LIMIT + 5, 16_500, 40_000, 65_535) for frame in frames_of(length)]
     small = frames_of(1400)
     (name,) = programme(agent, target(), mirror_of("ana"))
     with Capture("eth0", "ana") as analyzer, Capture("eth0", "peer") as peer:
