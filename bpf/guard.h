@@ -21,6 +21,27 @@
 #define ETH_P_ERSPAN_II 0x88be
 #define ETH_P_ERSPAN_III 0x22eb
 #define ERSPAN_SESSION 0x3ff
+#define ICMP_UNREACHABLE 3 /* types that quote the packet that they are about (RFC 792, RFC 4443) */
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP6_UNREACHABLE 1
+#define ICMP6_TIME_EXCEEDED 3
+#define ICMP_HEADER 8
+#define OUTER_TAGS 3
+
+/* How far VLAN tags, beside the skb or in it, move the outer IP header: an uplink may be a VLAN, or one inside another. */
+static __always_inline __u32 tags_length(struct window *w)
+{
+	__u32 at = 0;
+
+	for (int n = 0; n < OUTER_TAGS; n++) {
+		__u16 type = window_u16(w, 12 + at);
+
+		if (type != ETH_P_8021Q && type != ETH_P_8021AD)
+			break;
+		at += TAG_LENGTH;
+	}
+	return at;
+}
 
 static __always_inline bool same(struct window *w, const struct egress *e, __u32 at, __u32 from, __u32 to)
 {
@@ -68,7 +89,7 @@ __noinline int is_our_copy(struct __sk_buff *skb, __u32 level)
 	if (!s || !e || e->template_length < OUTER_TRANSPORT)
 		return 0;
 	w = &s->window;
-	at = w->tag_length; /* how far a tag moves the outer IP header */
+	at = tags_length(w);
 	protocol = protocol_of(e);
 	if (!same(w, e, at, 12, 14))
 		return 0;
@@ -127,19 +148,22 @@ static __always_inline __u32 transport_at(struct window *w, __u32 ip, bool six, 
 	return at;
 }
 
-static __always_inline bool has_analyzers_header(struct scratch *s)
+/* Whether the IP packet at `ip` has the header of an analyzer: 1 or 0. */
+__noinline int has_analyzers_header(__u32 level, __u32 ip, __u32 six)
 {
-	struct window *w = &s->window;
-	__u32 ip = w->tag_length + OUTER_IP, transport;
-	bool six = window_u16(w, ip - 2) == ETH_P_IPV6, later;
+	struct scratch *s = scratch_at(level);
+	struct window *w;
+	__u32 transport;
 	__u16 type;
 	__u8 protocol;
+	bool later;
 
-	if (!six && window_u16(w, ip - 2) != ETH_P_IP)
-		return false;
+	if (!s)
+		return 0;
+	w = &s->window;
 	transport = transport_at(w, ip, six, &protocol, &later);
 	if (!transport || w->length < transport + 8)
-		return false;
+		return 0;
 	s->outer.kind = OUTER_HEADER;
 	s->outer.protocol = protocol;
 	s->outer.port = 0;
@@ -160,34 +184,60 @@ static __always_inline bool has_analyzers_header(struct scratch *s)
 		s->outer.port = type;
 		s->outer.key = window_u32(w, transport + GRE_ERSPAN) & ERSPAN_SESSION;
 	} else {
-		return false;
+		return 0;
 	}
 	return is_outer(s, ip + (six ? 24 : 16), six);
 }
 
-static __always_inline bool is_from_a_node(struct scratch *s)
+/* Whether an address of the frame is a node's. */
+static __always_inline bool is_node(struct scratch *s, __u32 address_at, bool six)
 {
-	bool six = window_u16(&s->window, s->window.tag_length + 12) == ETH_P_IPV6;
-
 	s->outer.kind = OUTER_NODE;
 	s->outer.protocol = 0;
 	s->outer.port = 0;
 	s->outer.key = 0;
-	return is_outer(s, s->window.tag_length + (six ? OUTER6_ADDRESSES : OUTER_ADDRESSES), six);
+	return is_outer(s, address_at, six);
 }
 
-/* Whether the frame on a guarded hook is a copy of somebody's: 1 or 0. */
+/* An ICMP error about a copy, to the node that sent it: to copy that would make another one. `ip`: where it starts. */
+static __always_inline bool is_refusal(struct scratch *s, __u32 level, __u32 ip, bool six)
+{
+	struct window *w = &s->window;
+	__u32 icmp = ip + (six ? OUTER6_TRANSPORT : OUTER_TRANSPORT) - OUTER_IP;
+	__u8 type = window_u8(w, icmp);
+
+	if (six) {
+		if (window_u8(w, ip + OUTER6_PROTOCOL - OUTER_IP) != IPPROTO_ICMPV6)
+			return false;
+		return type >= ICMP6_UNREACHABLE && type <= ICMP6_TIME_EXCEEDED && is_node(s, ip + 24, six) &&
+		       has_analyzers_header(level, icmp + ICMP_HEADER, six);
+	}
+	if (window_u8(w, ip) != 0x45 || window_u8(w, ip + OUTER_PROTOCOL - OUTER_IP) != IPPROTO_ICMP)
+		return false;
+	return (type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED) && is_node(s, ip + 16, six) &&
+	       has_analyzers_header(level, icmp + ICMP_HEADER, six);
+}
+
+/* Whether the frame on a guarded hook is a copy of somebody's, or what a copy has caused: 1 or 0. */
 __noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction, __u32 guard)
 {
 	struct scratch *s = scratch_at(level);
+	__u32 ip;
+	bool six;
 
 	if (!s)
 		return 0;
 	if (guard == GUARD_NODE && direction == EGRESS && has_our_mark(skb))
 		return 1;
-	if (!has_analyzers_header(s))
+	ip = tags_length(&s->window) + OUTER_IP;
+	six = window_u16(&s->window, ip - 2) == ETH_P_IPV6;
+	if (!six && window_u16(&s->window, ip - 2) != ETH_P_IP)
 		return 0;
-	return guard == GUARD_ANALYZER || is_from_a_node(s);
+	if (guard != GUARD_ANALYZER && is_refusal(s, level, ip, six))
+		return 1;
+	if (guard == GUARD_REFUSALS || !has_analyzers_header(level, ip, six))
+		return 0;
+	return guard == GUARD_ANALYZER || is_node(s, ip + (six ? 8 : 12), six);
 }
 
 #endif

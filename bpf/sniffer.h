@@ -44,8 +44,9 @@ enum direction { INGRESS = 0, EGRESS = 1 };
 #define HOOK_LIST_MASK 0x1fffffff
 
 /* Which copies pass a hook beside those with our mark and header. NODE: an interface of a node: those of other nodes, and ours
- * inside of an overlay. ANALYZER: towards a pod that is an analyzer: whoever sent them. */
-enum guard { GUARD_NONE = 0, GUARD_NODE = 1, GUARD_ANALYZER = 2 };
+ * inside of an overlay. ANALYZER: towards a pod that is an analyzer: whoever sent them. REFUSALS, and NODE: what an analyzer
+ * that does not want copies answers to them. */
+enum guard { GUARD_NONE = 0, GUARD_NODE = 1, GUARD_ANALYZER = 2, GUARD_REFUSALS = 3 };
 
 /* Value of `lists`: mirror ids in order, 0 ends. */
 struct list {

@@ -103,6 +103,7 @@ class Guard(IntEnum):
     NONE = 0
     NODE = 1
     ANALYZER = 2
+    REFUSALS = 3
 
 
 class OuterKind(IntEnum):

@@ -94,11 +94,18 @@ class _Compilation:
         hooks = {hook: tuple(mirrors) for hook, mirrors in self._hooks.items()}
         used = {e for mirrors in hooks.values() for m in mirrors for t in m.tunnels for e in t.endpoints}
         paths = {e: word for e, word in self._paths.items() if e in used}
-        guards = dict.fromkeys(self._named, Guard.NODE) | dict.fromkeys(self._towards_analyzers(), Guard.ANALYZER)
+        guards = self._of_named() | dict.fromkeys(self._towards_analyzers(), Guard.ANALYZER)
         guards = {hook: guard for hook, guard in guards.items() if hook in hooks}
-        nodes = self._sources.cluster.node_addresses if self._sources.cluster else ()
+        sources = {path.source for path in self._facts.paths.values() if path.source}
+        nodes = self._sources.cluster.node_addresses if self._sources.cluster else sources
         outers = outer_keys(self._sources.targets, nodes) if guards else frozenset()
         return Wanted(hooks, paths, tuple(verdicts), guards, outers, min(self._ends, default=None))
+
+    def _of_named(self) -> dict[Hook, Guard]:
+        """Without a cluster nobody knows the other nodes; what an analyzer refuses comes back all the same."""
+        if self._sources.cluster:
+            return dict.fromkeys(self._named, Guard.NODE)
+        return {hook: Guard.REFUSALS for hook in self._named if hook.direction == Direction.INGRESS}
 
     def _towards_analyzers(self) -> set[Hook]:
         """Hooks by which copies reach pods of this node that are analyzers."""
@@ -253,7 +260,7 @@ class _Compilation:
     def _place(self, mirror: Mirror, resource: resources.Mirror, links: tuple[Link, ...]) -> list[str]:
         """Adds a mirror to its hooks; the names of the hooks that had no room."""
         full = []
-        named = is_named(resource) and self._sources.cluster is not None
+        named = is_named(resource)
         for link, direction in ((link, d) for link in links for d in hook_directions(resource)):
             hook = Hook(link.index, direction)
             mirrors = self._hooks.setdefault(hook, [])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Oversize, PathWord
+from sniffer.abi.limits import LIST_LENGTH, Direction, Encapsulation, Guard, OuterKind, Oversize, PathWord
 from sniffer.abi.records import EgressRecord, Hook
 from sniffer.model.identity import Identity
 from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
@@ -245,6 +245,13 @@ def test_a_stale_source_degrades_what_it_concerns(who: tuple[str, str]) -> None:
     assert verdict(wanted).message == "a.yaml:3: document: given..."
     assert verdict(wanted, "free").state == "Programmed"
     assert [one.identity.name for one in wanted.hooks[Hook(10, Direction.INGRESS)]] == ["all", "free"]
+
+
+def test_named_interfaces_are_guarded_against_refusals_of_copies() -> None:
+    """A4: where they come in. Only in a cluster anything more is known of what passes there."""
+    wanted = compiled(target(), mirror())
+    assert wanted.guards == {Hook(10, Direction.INGRESS): Guard.REFUSALS}
+    assert {key.kind for key in wanted.outers} == set(OuterKind)
 
 
 def test_an_invalid_mirror_is_rejected_in_words() -> None:
