@@ -1,4 +1,4 @@
-"""Load: `blast`, a sender in C that is compiled when first needed, and iperf3 for TCP."""
+"""Load: `blast`, a sender in C, and iperf3 for TCP. Programs in C are compiled when first needed."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Self
 
 from tests.topology import command, run, start, wait_until
 
-SOURCE = Path(__file__).with_name("blast.c")
+HERE = Path(__file__).parent
 BUILD = Path(__file__).parents[2] / "build" / "tests"
 COMPILERS = ("clang-19", "clang-18", "clang", "cc", "gcc")
 
@@ -28,17 +28,18 @@ class Blast:
 
 
 @cache
-def blast_program() -> Path:
-    """Compiles `blast.c` unless this very source was compiled before; returns the program."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    program = BUILD / f"blast-{digest}"
+def compiled(name: str) -> Path:
+    """Compiles `name`.c unless this very source was compiled before; returns the program."""
+    source = HERE / f"{name}.c"
+    sources = b"".join(path.read_bytes() for path in (source, *sorted(HERE.glob("*.h"))))
+    program = BUILD / f"{name}-{hashlib.sha256(sources).hexdigest()[:12]}"
     if program.exists():
         return program
     compiler = next((name for name in COMPILERS if shutil.which(name)), None)
     assert compiler, f"no C compiler: one of {', '.join(COMPILERS)}"
     BUILD.mkdir(parents=True, exist_ok=True)
     draft = program.with_suffix(f".{os.getpid()}")
-    run(compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", draft, SOURCE)
+    run(compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", draft, source)
     draft.replace(program)
     return program
 
@@ -48,7 +49,7 @@ def blast_command(kind: str = "udp", core: int | None = None, **options: object)
     rate; dev and hex for raw. `core` pins it."""
     pin = ["taskset", "-c", str(core)] if core is not None else []
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [*pin, str(blast_program()), kind, *words]
+    return [*pin, str(compiled("blast")), kind, *words]
 
 
 def blast(kind: str = "udp", netns: str | None = "pod", core: int | None = None, **options: object) -> Blast:
