@@ -330,7 +330,7 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "field", "given", "allowed"), BAD)
 def test_refused(text: str, field: str, given: str, allowed: str) -> None:
-    """I1 to I6, I8, I10, I11, I13, I15, I16, I18: one problem, that names field, what was given, what is allowed."""
+    """B5, I1 to I6, I8, I10, I11, I13, I15, I16, I18: one problem: the field, what was given, what is allowed."""
     problem = only_problem(text)
     assert problem.field == field
     assert problem.given.startswith(given)
