@@ -218,6 +218,22 @@ def doctor(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
     raise typer.Exit(examine(pin_root, as_json=as_json))
 
 
+@app.command(hidden=True)
+def probe(
+    to: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Send probes to the analyzer there. Default: be the analyzer.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the first copy.")] = 60,
+) -> None:
+    """What `helm test` runs in its two pods."""
+    from sniffer.cli.probe import receive, send
+
+    if to is None:
+        receive()
+    else:
+        raise typer.Exit(send(to, timeout))
+
+
 @app.command()
 def crds(
     directory: Annotated[

@@ -61,6 +61,7 @@ class Api:
             connection.endheaders(content)
             response = connection.getresponse()
             text = response.read()
+            self._local.headers = response.headers
         except (OSError, http.client.HTTPException) as error:
             self._forget()
             raise ConnectionError(f"{method} {path}: {error!r}") from error
@@ -75,6 +76,12 @@ class Api:
         if status >= 300:
             raise ApiError(status, answer, f"{method} {path}")
         return answer
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of the last answer that this thread had."""
+        headers: Mapping[str, str] = self._local.headers
+        return headers
 
     def path(self, kind: str, name: str | None = None, namespace: str | None = None, **query: str) -> str:
         """Where a resource lives. `kind`: `Pod`, or with its group where two have one name: `Event.events.k8s.io`."""

@@ -16,12 +16,16 @@ NAMESPACE = "sniffer-system"
 _PODS = frozenset({"DaemonSet", "Deployment", "PodDisruptionBudget"})
 
 
-def rendered(helm: Path, *options: str) -> list[Document]:
-    """What `helm template` makes of the chart for a new enough cluster. `options`: --set NAME=VALUE and so on."""
+def rendered(helm: Path, *options: str, hooks: bool = False) -> list[Document]:
+    """What `helm template` makes of the chart for a new enough cluster. `options`: --set NAME=VALUE and so on.
+
+    `hooks`: with those documents that Helm applies only at some event.
+    """
     words = [helm, "template", "sniffer", CHART, "--namespace", NAMESPACE, "--kube-version", "1.36.0", *options]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
+    documents = [one for one in yaml.safe_load_all(done.stdout) if one]
+    return [one for one in documents if hooks or "helm.sh/hook" not in one["metadata"].get("annotations", {})]
 
 
 @contextlib.contextmanager

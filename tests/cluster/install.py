@@ -61,8 +61,15 @@ def _rolled_out(workload: Document) -> bool:
     return status.get("observedGeneration") == seen and bool(counts[0]) and len(set(counts)) == 1
 
 
-def _helm(cluster: Cluster, helm: str, *words: object) -> None:
+def probe(cluster: Cluster, helm: str = "helm4") -> tuple[int, str]:
+    """`helm test`: its exit status, and all that it said."""
+    done = _helm(cluster, helm, "test", RELEASE, "--namespace", NAMESPACE, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def _helm(cluster: Cluster, helm: str, *words: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
     line = [str(cluster.binaries / helm), *map(str, words)]
     homes = {name: str(cluster.home / "helm") for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
     done = subprocess.run(line, capture_output=True, text=True, env=cluster.environment() | homes)
-    assert done.returncode == 0, f"{' '.join(line)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    assert not (check and done.returncode), f"{' '.join(line)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done

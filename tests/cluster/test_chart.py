@@ -13,10 +13,12 @@ import yaml
 
 from sniffer.kernel.namespace import private_network
 from sniffer.model.mirror import TARGETS_LENGTH
+from tests.cluster import schemas
 from tests.cluster.api import Api, Document
 from tests.cluster.chart import CHART, rendered
 from tests.cluster.control import PORT, ControlPlane
 from tests.cluster.host import GATEWAY, make_bridge
+from tests.cluster.test_values import VALUES, full, template
 from tests.topology import wait_until
 
 HELMS = ("helm3", "helm4")
@@ -76,6 +78,39 @@ def server(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             control.stop()
 
 
+@pytest.fixture(scope="module")
+def schema_files(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("schemas")
+    schemas.write(server.api.ask("GET", "/openapi/v2"), directory)
+    return directory
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("values", [VALUES, full()], ids=["defaults", "everything"])
+def test_it_conforms_to_the_schemas(
+    binaries: Path, schema_files: Path, tmp_path: Path, helm: str, values: Document
+) -> None:
+    """Those of Kubernetes and of our own definitions: no field that nobody knows, none of another kind."""
+    made = template(binaries / helm, values, tmp_path)
+    assert made.returncode == 0, made.stderr
+    kubeconform = binaries / "kubeconform"
+    done = schemas.conforms(kubeconform, schema_files, made.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kinds = [one["kind"] for one in yaml.safe_load_all(made.stdout) if one]
+    skipped = sum(one in schemas.FOREIGN for one in kinds)
+    number = {"valid": len(kinds) - skipped, "invalid": 0, "errors": 0, "skipped": skipped}
+    assert json.loads(done.stdout)["summary"] == number
+    for former, latter, words in (
+        ("enableServiceLinks: false", "enableServiceLink: false", "enableServiceLink"),
+        ("matchingPrecedence: ", "matchingPrecedence: x", "matchingPrecedence"),
+        ("includeProtectedNamespaces: true", "includeProtectedNamespace: true", "includeProtectedNamespace"),
+    ):
+        assert former in made.stdout
+        other = schemas.conforms(kubeconform, schema_files, made.stdout.replace(former, latter))
+        assert other.returncode == 1
+        assert words in other.stdout
+
+
 @pytest.mark.parametrize("helm", HELMS)
 def test_lint(binaries: Path, helm: str) -> None:
     words = [binaries / helm, "lint", "--strict", CHART, "--kube-version", "1.36.0"]
@@ -85,7 +120,7 @@ def test_lint(binaries: Path, helm: str) -> None:
 
 def test_both_helms_make_the_same(binaries: Path) -> None:
     options = ["--set", "serviceCIDRs={10.96.0.0/16,fd00::/108}", "--set", "agent.metrics=127.0.0.1:9750"]
-    [first, second] = [rendered(binaries / helm, *options) for helm in HELMS]
+    [first, second] = [rendered(binaries / helm, *options, hooks=True) for helm in HELMS]
     assert sorted(map(repr, first)) == sorted(map(repr, second))
 
 
@@ -173,6 +208,83 @@ def test_a_namespace_that_refuses_the_agent(server: Server, helm: str, level: st
     )
 
 
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_second_release_is_refused(server: Server, helm: str) -> None:
+    """Even where Helm was told that it may take what is another's."""
+    first, second = f"first-{helm}", f"second-{helm}"
+    for name in (first, second):
+        server.namespace(name)
+    try:
+        server.helm(helm, "install", "mine", CHART, "--namespace", first)
+        for release, place in (("mine", second), ("yours", first)):
+            words = server.helm(helm, "install", release, CHART, "--namespace", place, "--take-ownership", check=False)
+            assert f"release mine of namespace {first} is sniffer already, and a cluster has one" in words
+            assert f"helm uninstall mine --namespace {first}" in words
+        path = server.api.path("ServiceAccount", namespace=second, fieldSelector="metadata.name=sniffer-agent")
+        assert server.api.ask("GET", path)["items"] == []
+        server.helm(helm, "upgrade", "mine", CHART, "--namespace", first)
+    finally:
+        server.helm(helm, "uninstall", "mine", "--namespace", first, check=False)
+        forget(server)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_priority_class_that_is_not_there(server: Server, helm: str) -> None:
+    name = f"priority-{helm}"
+    server.namespace(name)
+    options = ("--namespace", name, "--set", "controller.priorityClassName=urgent")
+    words = server.helm(helm, "install", "sniffer", CHART, *options, check=False)
+    assert "controller.priorityClassName: given urgent, allowed the name of a PriorityClass" in words
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        ([], "does not serve ValidatingAdmissionPolicy"),
+        (["admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"], "flowControl.enabled: given true"),
+    ],
+)
+def test_a_cluster_that_lacks_something(binaries: Path, served: list[str], words: str) -> None:
+    line = [str(binaries / "helm4"), "template", str(CHART), "--kube-version", "1.36.0"]
+    for one in ("v1/Namespace", *served):
+        line += ["--api-versions", one]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode
+    assert words in done.stderr
+
+
+def test_agents_have_a_priority_level_of_their_own(server: Server) -> None:
+    """By what the API server says of each request: theirs and the controller's, nobody else's."""
+    server.namespace("level")
+    try:
+        server.helm("helm4", "install", "sniffer", CHART, "--namespace", "level")
+        server.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x", "namespace": "level"}})
+        uids = {}
+        for kind, name in (
+            ("PriorityLevelConfiguration", "sniffer"),
+            ("FlowSchema", "sniffer-agent"),
+            ("FlowSchema", "sniffer-controller"),
+        ):
+            uids[kind, name] = server.api.ask("GET", server.api.path(kind, name))["metadata"]["uid"]
+
+        def flow(account: str) -> tuple[str, str]:
+            user = f"system:serviceaccount:level:{account}"
+            server.api.request("GET", "/apis/sniffer.dev/v1alpha1/trafficmirrors", as_user=user)
+            said = server.api.headers
+            return said["X-Kubernetes-PF-FlowSchema-UID"], said["X-Kubernetes-PF-PriorityLevel-UID"]
+
+        level = uids["PriorityLevelConfiguration", "sniffer"]
+        for account in ("agent", "controller"):
+            wanted = uids["FlowSchema", f"sniffer-{account}"], level
+            wait_until(lambda a=account, w=wanted: flow(f"sniffer-{a}") == w, 20, what=f"{account}'s level")
+        assert flow("x")[1] != level
+        limited = server.api.ask("GET", server.api.path("PriorityLevelConfiguration", "sniffer"))["spec"]["limited"]
+        assert (limited["nominalConcurrencyShares"], limited["limitResponse"]["type"]) == (20, "Queue")
+    finally:
+        server.helm("helm4", "uninstall", "sniffer", "--namespace", "level", check=False)
+        forget(server)
+
+
 def test_pods_ask_for_no_more_than_they_need(server: Server, binaries: Path) -> None:
     """G30: the controller may run where nothing is allowed; the agent may not, and has three capabilities."""
     server.namespace("nothing-allowed", {"pod-security.kubernetes.io/enforce": "restricted"})
@@ -192,6 +304,13 @@ def test_pods_ask_for_no_more_than_they_need(server: Server, binaries: Path) -> 
                 assert "privileged" not in str(refused.value).split("violates PodSecurity")[1].split("host")[0]
             else:
                 server.create(pod, dryRun="All")
+    for one in rendered(binaries / "helm4", hooks=True):
+        if one["metadata"]["name"] == "sniffer-test" and one["kind"] in {"Deployment", "Pod"}:
+            spec = one["spec"] if one["kind"] == "Pod" else one["spec"]["template"]["spec"]
+            metadata = {"name": "test", "namespace": "nothing-allowed"}
+            spec = spec | {"serviceAccountName": "sniffer-controller"}  # one that was made above
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+            server.create(pod, dryRun="All")
     agent = next(one for one in rendered(binaries / "helm4") if one["kind"] == "DaemonSet")
     [container] = agent["spec"]["template"]["spec"]["containers"]
     assert container["securityContext"] == {
@@ -242,10 +361,16 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
     finally:
         for release, place in (("sniffer", name), ("other", f"{name}-2")):
             server.helm(helm, "uninstall", release, "--namespace", place, check=False)
-        for definition in DEFINITIONS:
-            path = server.api.path("CustomResourceDefinition", f"{definition}.sniffer.dev")
-            server.api.request("DELETE", path)
-            wait_until(lambda path=path: server.api.request("GET", path)[0] == 404, 30, what=f"{definition} gone")
+        forget(server)
+
+
+def forget(server: Server) -> None:
+    """Takes the definitions away, which an uninstall keeps: whose they were is written on them."""
+    paths = [server.api.path("CustomResourceDefinition", f"{name}.sniffer.dev") for name in DEFINITIONS]
+    for path in paths:
+        server.api.request("DELETE", path)
+    for path in paths:
+        wait_until(lambda path=path: server.api.request("GET", path)[0] == 404, 30, what=f"{path} gone")
 
 
 def served(server: Server) -> set[str]:
