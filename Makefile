@@ -18,7 +18,8 @@ ISOLATED := scripts/isolated
 CLANG = $(call newest,clang)
 STRIP = $(call newest,llvm-strip)
 newest = $(shell for version in 19 $$(seq 30 -1 14); do command -v $(1)-$$version && exit; done; command -v $(1))
-BPF_CFLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I/usr/include/$(shell uname -m)-linux-gnu -Ibpf \
+SYSTEM_HEADERS := /usr/include/$(shell uname -m)-linux-gnu
+BPF_CFLAGS = -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I$(SYSTEM_HEADERS) -Ibpf \
 	'-ffile-prefix-map=$(CURDIR)=.'
 HEADERS := $(wildcard bpf/*.h)
 # The product's object, and those that tests and bench load beside it (build/tests/bpf/x.bpf.o of tests/bpf/x.bpf.c).
@@ -60,6 +61,7 @@ cluster-build: root
 	@tests/cluster/build >/dev/null
 	@tests/cluster/build prometheus >/dev/null
 	@tests/cluster/image >/dev/null
+	@tests/cluster/image arm64 >/dev/null
 
 .PHONY: bench
 bench: root build ## what a copy costs, as a table of ratios (root)
@@ -126,6 +128,11 @@ build/:
 	@mkdir -p $@
 
 $(OBJECT): bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
+	$(compile)
+
+# The same with arm64's headers, on any machine that has linux-libc-dev-arm64-cross: it is the same to the byte.
+build/aarch64/sniffer.bpf.o: SYSTEM_HEADERS := /usr/aarch64-linux-gnu/include
+build/aarch64/sniffer.bpf.o: bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
 
 build/%.bpf.o: %.bpf.c $(HEADERS) Makefile | packages

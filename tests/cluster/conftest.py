@@ -22,6 +22,13 @@ PROGRAMS = {
     "openssl": "openssl",
     "busybox": "busybox-static",
 }
+SCRIPTS = {
+    "binaries": ("build",),
+    "prometheus": ("build", "prometheus"),
+    "image": ("image",),
+    "arm64": ("image", "arm64"),
+}
+"""What makes a fixture's things: a script beside this file, and its words."""
 _prepared: dict[str, "subprocess.CompletedProcess[str]"] = {}
 
 
@@ -41,16 +48,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    for fixture, script in (("binaries", "build"), ("image", "image"), ("prometheus", "build prometheus")):
+    for fixture, (script, *words) in SCRIPTS.items():
         if fixture in wanted:
-            name, *words = script.split()
-            _prepared[script] = subprocess.run([HERE / name, *words], capture_output=True, text=True)
+            _prepared[fixture] = subprocess.run([HERE / script, *words], capture_output=True, text=True)
 
 
-def _output(script: str) -> str:
-    done = _prepared[script]
+def _output(fixture: str) -> str:
+    done = _prepared[fixture]
     if done.returncode:
-        pytest.fail(f"tests/cluster/{script}: {done.stderr}", pytrace=False)
+        pytest.fail(f"tests/cluster/{' '.join(SCRIPTS[fixture])}: {done.stderr}", pytrace=False)
     return done.stdout.strip()
 
 
@@ -60,13 +66,13 @@ def binaries() -> Path:
     missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
     if missing:
         pytest.fail(f"missing packages: {' '.join(missing)} (scripts/packages packages.apt cluster)", pytrace=False)
-    return Path(_output("build"))
+    return Path(_output("binaries"))
 
 
 @pytest.fixture(scope="session")
 def prometheus() -> Path:
     """The directory with prometheus and promtool."""
-    return Path(_output("build prometheus"))
+    return Path(_output("prometheus"))
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +88,12 @@ def image() -> tuple[str, Path]:
     """The name and the archive of sniffer's image, of the tree as it is."""
     name, _, archive = _output("image").partition(" ")
     return name, Path(archive)
+
+
+@pytest.fixture(scope="session")
+def arm64() -> Path:
+    """The archive of what an image for arm64 is made of: wheels, and the object compiled with its headers."""
+    return Path(_output("arm64").partition(" ")[2])
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 """The image: what is in it, what is not, and that it runs on a node as it is."""
 
+import hashlib
+import io
 import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ MEGABYTE = 1_000_000
 NOT_WANTED = re.compile(
     r"(^|/)(bin/(clang|gcc|cc|ld|make|pip[0-9.]*)(-[0-9]+)?|libLLVM[^/]*|requirements\.lock|tests)$"
 )
+SBOM = r"^opt/sniffer/sbom\.spdx\.json$"
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +29,101 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         yield name
 
 
-def test_it_is_small_and_has_no_compiler(image: tuple[str, Path]) -> None:
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Of an image, from its archive: all files of all layers."""
+
+    tags: list[str]
+    config: Document
+    files: dict[str, bytes | None]
+    """By path; None where it is a link."""
+
+    def find(self, pattern: str) -> list[str]:
+        return [file for file in self.files if re.search(pattern, file)]
+
+    def text(self, pattern: str) -> str:
+        [path] = self.find(pattern)
+        return (self.files[path] or b"").decode()
+
+
+def contents(archive: Path) -> Contents:
+    files: dict[str, bytes | None] = {}
+    with tarfile.open(archive) as tar:
+
+        def read(name: str) -> bytes:
+            return (tar.extractfile(name) or pytest.fail(f"no {name}")).read()
+
+        manifest = json.loads(read("manifest.json"))[0]
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=io.BytesIO(read(layer))) as inner:
+                for entry in inner:
+                    if not entry.isdir():
+                        file = inner.extractfile(entry) if entry.isreg() else None
+                        files[entry.name] = file.read() if file else None
+        return Contents(manifest["RepoTags"], json.loads(read(manifest["Config"])), files)
+
+
+@pytest.fixture(scope="module")
+def inside(image: tuple[str, Path]) -> Contents:
+    return contents(image[1])
+
+
+def test_it_is_small_and_has_no_compiler(image: tuple[str, Path], inside: Contents) -> None:
     name, archive = image
     assert archive.stat().st_size <= 250 * MEGABYTE
-    with tarfile.open(archive) as tar:
-        manifest = json.load(tar.extractfile("manifest.json") or pytest.fail("no manifest"))[0]
-        assert manifest["RepoTags"] == [name]
-        files = [file for layer in manifest["Layers"] for file in _files(tar, layer)]
-    assert any(re.search(r"/sniffer/kernel/sniffer\.bpf\.o$", file) for file in files)
-    assert not [file for file in files if NOT_WANTED.search(file)]
+    assert inside.tags == [name]
+    assert not [file for file in inside.files if NOT_WANTED.search(file)]
 
 
-def _files(archive: tarfile.TarFile, layer: str) -> list[str]:
-    with tarfile.open(fileobj=archive.extractfile(layer)) as tar:
-        return [entry.name for entry in tar if not entry.isdir()]
+def test_it_is_nobody_unless_told_otherwise(inside: Contents) -> None:
+    assert inside.config["config"]["User"] == "65532:65532"
+
+
+def test_the_object_and_its_digest_are_in_it(inside: Contents) -> None:
+    """G14: what the agent compares."""
+    [path] = inside.find(r"/sniffer/kernel/sniffer\.bpf\.o$")
+    digest = hashlib.sha256(inside.files[path] or b"").hexdigest()
+    assert inside.text(r"/sniffer/kernel/sniffer\.bpf\.o\.sha256$") == f"{digest}  sniffer.bpf.o\n"
+    [file] = json.loads(inside.text(SBOM))["files"]
+    checksums = {one["algorithm"]: one["checksumValue"] for one in file["checksums"]}
+    assert (file["fileName"].removeprefix("./"), checksums["SHA256"]) == (path, digest)
+
+
+def test_the_sbom_says_what_is_there(inside: Contents) -> None:
+    """SPDX 2.3: every Debian package that dpkg knows of, every Python package, nothing else."""
+    bill = json.loads(inside.text(SBOM))
+    assert (bill["spdxVersion"], bill["dataLicense"], bill["SPDXID"]) == ("SPDX-2.3", "CC0-1.0", "SPDXRef-DOCUMENT")
+    identifiers = [one["SPDXID"] for one in [*bill["packages"], *bill["files"]]]
+    assert len(identifiers) == len(set(identifiers))
+    assert all(re.fullmatch(r"SPDXRef-[A-Za-z0-9.-]+", one) for one in identifiers)
+    ends = {row[end] for row in bill["relationships"] for end in ("spdxElementId", "relatedSpdxElement")}
+    assert ends == {*identifiers, "SPDXRef-DOCUMENT"}
+    listed: dict[str, set[tuple[str, str]]] = {"deb": set(), "pypi": set(), "oci": set()}
+    for one in bill["packages"]:
+        [where] = one["externalRefs"]
+        listed[where["referenceLocator"].split(":")[1].split("/")[0]].add((one["name"], one["versionInfo"]))
+    status = inside.text(r"^var/lib/dpkg/status$")
+    installed = [dict(re.findall(r"^(\w+): (.*)", one, re.MULTILINE)) for one in status.split("\n\n") if one.strip()]
+    debian = {(one["Package"], one["Version"]) for one in installed if one["Status"].endswith(" installed")}
+    assert len(debian) > 50
+    assert listed["deb"] == debian
+    metadata = [inside.files[path] or b"" for path in inside.find(r"^opt/sniffer/.*\.dist-info/METADATA$")]
+    python = [Parser().parsestr(one.decode(), headersonly=True) for one in metadata]
+    assert listed["pypi"] == {(re.sub(r"[-_.]+", "-", one["Name"]).lower(), one["Version"]) for one in python}
+    assert {"sniffer", "kubernetes", "pydantic-core"} <= {name for name, _ in listed["pypi"]}
+
+
+def test_what_arm64_needs(inside: Contents, arm64: Path) -> None:
+    """Every package of the image as a wheel that an arm64 machine takes; the object is the same to the byte."""
+    there = contents(arm64).files
+    wheels = [file for file in there if file.endswith(".whl")]
+    assert all(re.search(r"-(any|manylinux\w*_aarch64(\.\w+)*)\.whl$", file) for file in wheels), wheels
+    assert any("aarch64" in file for file in wheels)
+    bill = json.loads(inside.text(SBOM))
+    wanted = {one["name"] for one in bill["packages"] if "pkg:pypi/" in one["externalRefs"][0]["referenceLocator"]}
+    assert {re.sub(r"[-_.]+", "-", file.split("-")[0]).lower() for file in wheels} == wanted
+    [path] = inside.find(r"/sniffer/kernel/sniffer\.bpf\.o$")
+    assert there["sniffer.bpf.o"] == inside.files[path]
 
 
 def _run(cluster: Cluster, namespace: str, image: str, name: str, words: Sequence[str], **security: object) -> str:
@@ -59,7 +145,7 @@ def test_the_entry_point_is_sniffer(cluster: Cluster, namespace: str, loaded: st
 def test_filters_compile_there(cluster: Cluster, namespace: str, loaded: str) -> None:
     """libpcap is there, and so are the names of services."""
     words = ["explain", "--filter", "tcp port http", "--json"]
-    options = {"runAsUser": 65532, "capabilities": {"drop": ["ALL"]}}
+    options = {"runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
     assert json.loads(_run(cluster, namespace, loaded, "explain", words, **options))["instructions"] > 10
 
 
@@ -70,6 +156,7 @@ def test_programs_load_there(cluster: Cluster, namespace: str, loaded: str) -> N
     del container["command"]
     container["args"] = ["agent", "--manifests", "/tmp", "--node", "n1"]
     container["securityContext"] = {
+        "runAsUser": 0,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]},
         "appArmorProfile": {"type": "Unconfined"},
