@@ -40,7 +40,7 @@ demo: root build ## real traffic between two namespaces, mirrored to an analyzer
 	@$(ISOLATED) $(BIN)/python -m demo
 
 .PHONY: test
-test: root lint build $(if $(or $(if $(TESTS),,all),$(findstring cluster,$(TESTS))),cluster-build) ## lint, then every test (root); TESTS='tests/netns -k vlan' runs some
+test: root lint build $(if $(or $(if $(TESTS),,all),$(findstring cluster,$(TESTS))),cluster-build) $(if $(or $(if $(TESTS),,all),$(findstring netns,$(TESTS))),analyzers) ## lint, then every test (root); TESTS='tests/netns -k vlan' runs some
 	@$(if $(TESTS),$(ISOLATED) $(BIN)/python -m pytest $(TESTS),scripts/tests)
 
 .PHONY: test-unit
@@ -54,6 +54,10 @@ test-kernel: root build ## a reduced suite on another kernel, in QEMU: KERNEL=5.
 .PHONY: cluster
 cluster: root build cluster-build ## a shell in a running cluster of two nodes with sniffer installed (root)
 	@$(ISOLATED) $(BIN)/python -m tests.cluster.shell
+
+.PHONY: analyzers
+analyzers: root
+	@scripts/packages packages.apt analyzers
 
 .PHONY: cluster-build
 cluster-build: root
