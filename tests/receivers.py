@@ -134,15 +134,17 @@ def kernel_takes(frame: bytes) -> bool:
 
 
 @contextmanager
-def kernel_vxlan(vni: int = 4242, port: int = 4789, netns: str = "ana", local: str = "10.9.0.2") -> Iterator[Capture]:
+def kernel_vxlan(
+    vni: int = 4242, port: int = 4789, netns: str = "ana", local: str = "10.9.0.2", zero_checksums: bool = False
+) -> Iterator[Capture]:
     """The kernel's vxlan device in the analyzer's namespace; what it decapsulates is in the capture.
 
     It is strict where tshark is not: see `kernel_takes`; it also drops frames whose source is its own MAC and reserved
-    flags, and never sees another VNI.
+    flags, and never sees another VNI. `zero_checksums`: it takes those over IPv6, too.
     """
     device = f"vx{vni}"
     where = f"id {vni} dstport {port} local {local} dev eth0".split()
-    options = ("nolearning", "noudpcsum", "noudp6zerocsumrx")
+    options = ("nolearning", "noudpcsum", "udp6zerocsumrx" if zero_checksums else "noudp6zerocsumrx")
     run("ip", "link", "add", device, "mtu", 9000, "type", "vxlan", *where, *options, netns=netns)
     try:
         set_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", 1, netns)

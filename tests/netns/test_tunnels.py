@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from tests.agent import Agent, Document, target
 from tests.mirrored import (
@@ -17,14 +20,16 @@ from tests.mirrored import (
     check_padding,
     copies,
     difference,
+    drained,
     mirror_of,
     of_key,
     outer_of,
     programme,
     settled,
 )
-from tests.packets import CORPUS
-from tests.receivers import Received, decode
+from tests.packets import CORPUS, payload
+from tests.receivers import Received, decode, kernel_takes, kernel_vxlan
+from tests.segments import checksums_good, cut, layers, send_offloaded, unsummed
 from tests.topology import Node, node, run, set_sysctl
 from tests.wire import Capture, send
 
@@ -202,3 +207,166 @@ def test_egress_of_the_corpus(agent: Agent) -> None:
         send(FRAMES, "pod0", netns=None)
         outer = copies(analyzer)
     check(agent, names, FRAMES, outer, 2)
+
+
+HEAD = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b")
+OVER_IPV4 = IP(src="10.1.0.2", dst="10.1.0.3", id=9)
+OVER_IPV6 = IPv6(src="fd00:1::2", dst="fd00:1::3")
+
+
+@pytest.mark.parametrize("size", [1200, 1448])
+def test_super_packets(here: Node, agent: Agent, size: int) -> None:
+    """C16: segments as they would be on the wire where they fit, else TCP cut anew; each with headers of its own.
+
+    All of them together are fewer than the relay's ring takes at once.
+    """
+    names = mirrors(agent, "peer0", "Egress")
+    frames = [bytes(HEAD / ip / TCP(seq=1, flags="PA") / payload(size * 5 + 7)) for ip in (OVER_IPV4, OVER_IPV6)]
+    with Capture("eth0", "ana") as analyzer:
+        send_offloaded((frame, size) for frame in frames)
+        outer = copies(analyzer)
+    check_padding(outer)
+    received = decode(outer)
+    for (name, mirror), row in zip(names.items(), settled(agent, *names.values()), strict=True):
+        tunnel = TUNNELS[name]
+        got = of_key(received, tunnel.kind, tunnel.key)
+        fits = 14 + 40 + size + tunnel.headers - 14 <= 1500
+        if fits:
+            wanted = [piece for frame in frames for piece in cut(frame, size)]
+            assert difference(wanted, (item.frame for item in got)) == ([], []), name
+        assert {item.fragments for item in got} == {1}, name
+        assert all(map(checksums_good, (item.frame for item in got))), name
+        for frame, version in zip(frames, (b"\x08\x00", b"\x86\xdd"), strict=True):
+            mine = sorted((i.frame for i in got if i.frame[12:14] == version), key=sequence_of)
+            assert b"".join(octets[layers(octets).payload :] for octets in mine) == frame[layers(frame).payload :], name
+        check_counts(row, frames, tunnel.outer_of(outer))
+        check_outer_of_segments(tunnel, got, mirror)
+
+
+def sequence_of(frame: bytes) -> int:
+    at = layers(frame)
+    assert at
+    return int.from_bytes(frame[at.transport + 4 : at.transport + 8])
+
+
+def check_outer_of_segments(tunnel: Tunnel, got: Sequence[Received], mirror: str) -> None:
+    check_tunnel(tunnel, got, mirror, 2)
+    if "gre.sequence_number" in got[0].words and got[0].words["gre.sequence_number"] != "-":
+        assert len({item.words["gre.sequence_number"] for item in got}) == len(got)
+    if tunnel.outer.get("udpChecksum"):
+        assert {item.words["udp.checksum.status"] for item in got} == {"1"}
+
+
+CUT = 96
+LONG = [
+    bytes(HEAD / OVER_IPV4 / UDP(dport=9) / payload(500)),  # in place
+    bytes(HEAD / Dot1Q(vlan=77, prio=5) / OVER_IPV6 / TCP() / payload(1400)),  # in place once it is cut
+    bytes(HEAD / ARP(psrc="10.1.0.2", pdst="10.1.0.3") / payload(300)),  # by the relay
+    bytes(HEAD / Dot1Q(vlan=5) / Dot1Q(vlan=6) / OVER_IPV4 / payload(900)),
+    bytes(HEAD / OVER_IPV4 / UDP(dport=4789) / bytes.fromhex("0800000000000100") / HEAD / OVER_IPV4 / payload(700)),
+]
+SHORT = [bytes(HEAD / OVER_IPV4 / UDP(dport=9)), bytes(HEAD / ARP())]
+
+
+@pytest.mark.parametrize(("direction", "device", "netns"), [("Ingress", "eth0", "pod"), ("Egress", "pod0", None)])
+def test_what_was_cut_says_so(agent: Agent, direction: str, device: str, netns: str | None) -> None:
+    """The length before the cut, on the fast path and behind the relay."""
+    tunnels = [name for name, tunnel in TUNNELS.items() if tunnel.kind in {"geneve", "erspan"}]
+    names = mirrors(agent, direction=direction, names=tunnels, snapLength=CUT)
+    with Capture("eth0", "ana") as analyzer:
+        send(LONG + SHORT, device, netns)
+        outer = copies(analyzer)
+    received = decode(outer)
+    for name in names:
+        tunnel = TUNNELS[name]
+        got = of_key(received, tunnel.kind, tunnel.key)
+        assert difference((frame[:CUT] for frame in LONG + SHORT), (item.frame for item in got)) == ([], []), name
+        if tunnel.kind == "geneve":
+            said = sorted((item.frame, options(item)[4]) for item in got)
+            assert said == sorted((frame[:CUT], len(frame)) for frame in LONG + SHORT), name
+        else:
+            said = sorted((item.frame, item.words["erspan.truncated"]) for item in got)
+            assert said == sorted((frame[:CUT], str(int(len(frame) > CUT))) for frame in LONG + SHORT), name
+
+
+def test_a_super_packet_that_is_cut_says_how_long_it_was(here: Node, agent: Agent) -> None:
+    names = mirrors(agent, "peer0", "Egress", names=["geneve", "geneve6", "erspan2"], snapLength=CUT)
+    frame = bytes(HEAD / OVER_IPV4 / TCP(seq=1) / payload(30_000))
+    with Capture("eth0", "ana") as analyzer:
+        send_offloaded([(frame, 1400)])
+        received = decode(copies(analyzer))
+    assert len(received) == len(names)
+    assert {unsummed(item.frame) for item in received} == {unsummed(frame[:CUT])}
+    assert {options(item)[4] for item in received if item.kind == "geneve"} == {len(frame)}
+
+
+def test_never_in_fragments(agent: Agent) -> None:
+    """What does not fit is dropped and counted; what fits says that it may not be cut."""
+    kinds = [("vxlan", False), ("geneve", True)]
+    targets = [
+        target(
+            name, ANALYZER_SIX if six else "10.9.0.2", encapsulation={name: {"vni": 700}}, outer={"dontFragment": True}
+        )
+        for name, six in kinds
+    ]
+    documents = [mirror_of(name) for name, _ in kinds]
+    programme(agent, *targets, *documents)
+    fit, big = bytes(HEAD / OVER_IPV4 / UDP() / payload(1300)), bytes(HEAD / OVER_IPV4 / UDP() / payload(1472))
+    arp = bytes(HEAD / ARP() / payload(1440))
+    with Capture("eth0", "ana") as analyzer:
+        send([fit, big, arp])
+        outer = copies(analyzer)
+    received = decode(outer)
+    assert [item.frame for item in received] == [fit, fit]
+    assert [item.do_not_fragment for item in received if item.kind == "vxlan"] == [True]
+    for row in settled(agent, *(document["metadata"]["name"] for document in documents)):
+        assert (row["dropped"]["oversize"], row["sent"]["packets"]) == (2, 1)
+
+
+def test_a_copy_that_leaves_a_mirrored_uplink_is_known(agent: Agent) -> None:
+    """B1, B10: of every tunnel, in fragments or whole, with the very header of its endpoint."""
+    fresh = {name: mirror_of(name) for name in list(TUNNELS)[:15]}
+    under = mirror_of("erspan6-3", "up0", "Egress")
+    everything = [tunnel.target(name) for name, tunnel in TUNNELS.items()]
+    programme(agent, *everything, *fresh.values(), under)
+    before = agent.status()["skipped"]["packets"]
+    with Capture("eth0", "ana") as analyzer:
+        send(FRAMES)
+        outer = copies(analyzer)
+    (row,) = settled(agent, under["metadata"]["name"])
+    own = TUNNELS["erspan6-3"].outer_of(outer)
+    assert row["sent"]["packets"] == row["matched"]["packets"] == len(own), "only what is no copy"
+    assert len(own) < 10
+    assert agent.status()["skipped"]["packets"] - before == len(outer)
+
+
+@pytest.mark.parametrize("name", ["vxlan6", "vxlan6-sum"])
+def test_the_kernels_vxlan_device_over_ipv6(agent: Agent, name: str) -> None:
+    """C1 to C15 by a receiver that is no dissector: strict about checksums but where it is told not to be."""
+    tunnel = TUNNELS[name]
+    programme(agent, tunnel.target(name), mirror_of(name))
+    wanted = [frame for frame in FRAMES if kernel_takes(frame)]
+    with kernel_vxlan(tunnel.key or 0, local=ANALYZER_SIX, zero_checksums="sum" not in name) as device:
+        send(FRAMES)
+        assert difference(wanted, drained(device)) == ([], [])
+
+
+def test_numbers_go_on_when_the_route_changes(here: Node, agent: Agent) -> None:
+    """The analyzer sees the same stream: the next number follows, though the endpoint's record is another."""
+    names = mirrors(agent, names=["erspan2"])
+    sample = FRAMES[:20]
+
+    def numbers() -> list[int]:
+        with Capture("eth0", "ana") as analyzer:
+            send(sample)
+            return sorted(item.number_of("gre.sequence_number") for item in decode(copies(analyzer)))
+
+    first = numbers()
+    run("ip", "route", "add", "10.9.0.2/32", "dev", "up0", "mtu", 1400)
+    try:
+        agent.wait(lambda now: now["mirrors"][0]["targets"][0]["endpoints"][0]["mtu"] == 1400)
+        second = numbers()
+    finally:
+        run("ip", "route", "delete", "10.9.0.2/32", "dev", "up0")
+    assert names
+    assert first + second == list(range(first[0], first[0] + 40))
