@@ -25,11 +25,11 @@ RUN python3 -m venv --without-pip /opt/sniffer && python3 -m venv /pip && \
 FROM build AS package
 COPY Makefile ./
 COPY bpf bpf
-RUN make --old-file=packages build/sniffer.bpf.o
+RUN make --old-file=packages build/sniffer.bpf.o build/capture.bpf.o
 COPY README.md LICENSE ./
 COPY sniffer sniffer
-# The object and its digest, by which the agent knows it.
-RUN make --old-file=packages sniffer/kernel/sniffer.bpf.o sniffer/kernel/sniffer.bpf.o.sha256 && \
+# The objects and their digests, by which the agent knows them.
+RUN make --old-file=packages packaged && \
     /pip/bin/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist . && \
     /pip/bin/pip --python /opt/sniffer/bin/python install --quiet --disable-pip-version-check --no-deps --no-index \
         --no-warn-script-location --root /package dist/*.whl

@@ -24,9 +24,10 @@ BPF_CFLAGS = -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I$(SYSTEM_HEADER
 HEADERS := $(wildcard bpf/*.h)
 # The product's object, and those that tests and bench load beside it (build/tests/bpf/x.bpf.o of tests/bpf/x.bpf.c).
 OBJECT := build/sniffer.bpf.o
-# What the package has of it: itself, and its digest, without which no agent loads it.
-PACKAGED := sniffer/kernel/sniffer.bpf.o sniffer/kernel/sniffer.bpf.o.sha256
-OBJECTS := $(OBJECT) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
+CAPTURE := build/capture.bpf.o
+# What the package has of them: themselves, and their digests, without which nothing is loaded.
+PACKAGED := $(foreach suffix,.o .o.sha256,sniffer/kernel/sniffer.bpf$(suffix) sniffer/kernel/capture.bpf$(suffix))
+OBJECTS := $(OBJECT) $(CAPTURE) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
 
 PYTHON_PATHS := sniffer $(wildcard tests bench demo)
 C_SOURCES := $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
@@ -72,7 +73,7 @@ bench: root build ## what a copy costs, as a table of ratios (root)
 	@$(ISOLATED) $(BIN)/python -m bench
 
 .PHONY: build
-build: $(VENV)/.installed $(OBJECTS) $(PACKAGED) ## the BPF object and .venv/bin/sniffer
+build: $(VENV)/.installed $(OBJECTS) $(PACKAGED) ## the BPF objects and .venv/bin/sniffer
 
 .PHONY: lint
 lint: $(VENV)/.installed | build/ ## ruff, mypy, import-linter, clang-format
@@ -131,7 +132,7 @@ endef
 build/:
 	@mkdir -p $@
 
-$(OBJECT): bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
+$(OBJECT) $(CAPTURE): build/%.bpf.o: bpf/%.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
 
 # The same with arm64's headers, on any machine that has linux-libc-dev-arm64-cross: it is the same to the byte.
@@ -142,8 +143,11 @@ build/aarch64/sniffer.bpf.o: bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
 build/%.bpf.o: %.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
 
-sniffer/kernel/sniffer.bpf.o: $(OBJECT)
+.PHONY: packaged
+packaged: $(PACKAGED)
+
+sniffer/kernel/%.bpf.o: build/%.bpf.o
 	@install -m 644 $< $@
 
-sniffer/kernel/sniffer.bpf.o.sha256: $(OBJECT)
+sniffer/kernel/%.bpf.o.sha256: build/%.bpf.o
 	@(cd $(<D) && sha256sum $(<F)) >$@

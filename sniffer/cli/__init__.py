@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import sniffer
-from sniffer.errors import KernelError, SnifferError
+from sniffer.errors import InputError, KernelError, SnifferError
 from sniffer.plan.facts import Mechanism
 from sniffer.stats.series import Named
 
@@ -23,10 +23,12 @@ app = typer.Typer(
 )
 
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
+NETNS_DIR = Path("/run/netns")
 
 PinRoot = Annotated[Path, typer.Option(help="Directory on a bpffs where everything is pinned.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Manifests = Annotated[Path, typer.Option(help="Directory of *.yaml and *.yml files with the resources.")]
+NetnsDir = Annotated[Path, typer.Option(help="Where the container runtime keeps the pods' network namespaces.")]
 Kubeconfig = Annotated[
     Path | None, typer.Option(help="How to reach the API server. Default: as a pod does, by its ServiceAccount.")
 ]
@@ -81,9 +83,7 @@ def agent(
     node: Annotated[str | None, typer.Option(envvar="NODE_NAME", help="This node's name. Default: the host's.")] = None,
     namespace: ControlNamespace = "sniffer-system",
     pin_root: PinRoot = DEFAULT_ROOT,
-    netns_dir: Annotated[
-        Path, typer.Option(help="Where the container runtime keeps the pods' network namespaces.")
-    ] = Path("/run/netns"),
+    netns_dir: NetnsDir = NETNS_DIR,
     lease: Annotated[float, typer.Option(help="Seconds that mirrors go on without a living agent.")] = 60,
     api_grace: Annotated[float, typer.Option(help="Seconds that they go on without the API server.")] = 300,
     service_cidrs: ServiceCidrs = "",
@@ -208,6 +208,46 @@ def explain(
     from sniffer.cli.explain import explain as tell
 
     raise typer.Exit(tell(filter_text, file, pcap, as_json=as_json))
+
+
+@app.command()
+def capture(
+    pod: Annotated[str | None, typer.Argument(help="A pod of this node.", show_default=False)] = None,
+    pod_namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pod's namespace.")] = "default",
+    interface: Annotated[str | None, typer.Option("--interface", "-i", help="An interface, instead of a pod.")] = None,
+    filter_text: Annotated[str | None, typer.Option("--filter", help="A pcap-filter(7) expression.")] = None,
+    snap_length: Annotated[int, typer.Option(help="Bytes to keep of each frame.")] = 262144,
+    count: Annotated[int | None, typer.Option(help="End after so many frames.")] = None,
+    duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after so long.")] = None,
+    keepalive: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="End when standard input ends, or is silent for so long.")
+    ] = None,
+    node: Annotated[str | None, typer.Option(envvar="NODE_NAME", help="This node's name. Default: the host's.")] = None,
+    kubeconfig: Kubeconfig = None,
+    pin_root: PinRoot = DEFAULT_ROOT,
+    netns_dir: NetnsDir = NETNS_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """The frames of a pod, or of an interface, as pcapng on standard output, live. 1: frames were lost.
+
+    `kubectl sniffer capture` runs it where the pod is. Ends with its reader; nothing stays on the node.
+
+    Example: sniffer capture -i eth0 --filter 'tcp port 443' | tshark -r -
+    """
+    from sniffer.agent import default_node
+    from sniffer.cli.capture import capture as run
+    from sniffer.cli.capture import of_interface, of_pod
+    from sniffer.cli.live import Bounds
+
+    if (pod is None) == (interface is None):
+        raise InputError(f"given {'neither' if pod is None else 'both'} of POD and --interface, allowed one of them")
+    whom = (
+        of_interface(interface)
+        if interface is not None
+        else of_pod(pod or "", pod_namespace, node or default_node(), kubeconfig, netns_dir)
+    )
+    bounds = Bounds(count, duration, keepalive)
+    raise typer.Exit(run(whom, filter_text, snap_length, bounds, pin_root, as_json=as_json))
 
 
 @app.command()

@@ -210,8 +210,11 @@ class Object:
         pin_maps: Path | None = None,
         autoload: Mapping[str, bool] | None = None,
         digest: str | None = None,
+        entries: Mapping[str, int] | None = None,
     ) -> Self:
         """Loads the object at `path`; with `digest` (SHA-256, hexadecimal) only that very one, else MachineError.
+
+        With `entries` only the maps that it names are made, with so many elements; programs may use no others.
 
         With `pin_maps` (a directory on a bpffs) every map is pinned there under its name, and a compatible one that
         is there already is used instead of a new one; constants and globals are never shared. `autoload` says of
@@ -230,6 +233,8 @@ class Object:
             programs, maps = opened._entries("program"), opened._entries("map")
             for name, wanted in (autoload or {}).items():
                 call("bpf_program__set_autoload", programs[name], wanted)
+            if entries is not None:
+                opened._limit(entries)
             if pin_maps is not None:
                 for name in opened.maps():
                     call("bpf_map__set_pin_path", maps[name], os.fsencode(pin_maps / name))
@@ -250,6 +255,13 @@ class Object:
             found[name(entry).decode()] = entry
             entry = following(self._handle, entry)
         return found
+
+    def _limit(self, entries: Mapping[str, int]) -> None:
+        found = self._entries("map")
+        for name in self.maps():
+            call("bpf_map__set_autocreate", found[name], name in entries)
+            if name in entries:
+                call("bpf_map__set_max_entries", found[name], entries[name])
 
     def programs(self) -> tuple[str, ...]:
         """The names of all programs of the file, loaded or not."""

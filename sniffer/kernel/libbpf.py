@@ -1,5 +1,5 @@
-"""libbpf.so.1 by ctypes: the records it takes, the signatures we use, its messages. Only kernel/bpf.py and
-kernel/tcx.py call it. libbpf 1.1 (Debian 12) has everything named here.
+"""libbpf.so.1 by ctypes: the records it takes, the signatures we use, its messages. Only kernel/bpf.py,
+kernel/ringbuf.py and kernel/tcx.py call it. libbpf 1.1 (Debian 12) has everything named here.
 """
 
 import ctypes
@@ -91,6 +91,9 @@ class TestRunOptions(ctypes.Structure):
     ]
 
 
+SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+"""ring_buffer_sample_fn: context, record, its bytes; an answer below 0 ends the reading behind this record."""
+
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _U32 = POINTER(c_uint32)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -105,6 +108,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map__name": (c_char_p, (c_void_p,)),
     "bpf_map__fd": (c_int, (c_void_p,)),
     "bpf_map__is_internal": (c_bool, (c_void_p,)),
+    "bpf_map__set_autocreate": (c_int, (c_void_p, c_bool)),
+    "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
     "bpf_map__set_pin_path": (c_int, (c_void_p, c_char_p)),
     "bpf_map_lookup_elem": (c_int, (c_int, c_char_p, c_void_p)),
     "bpf_map_update_elem": (c_int, (c_int, c_char_p, c_char_p, c_uint64)),
@@ -120,6 +125,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_link_create": (c_int, (c_int, c_int, c_int, POINTER(FlagsOptions))),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
     "bpf_link_detach": (c_int, (c_int,)),
+    "ring_buffer__new": (c_void_p, (c_int, SAMPLE, c_void_p, c_void_p)),
+    "ring_buffer__consume": (c_int, (c_void_p,)),
+    "ring_buffer__epoll_fd": (c_int, (c_void_p,)),
+    "ring_buffer__free": (None, (c_void_p,)),
     "libbpf_num_possible_cpus": (c_int, ()),
     "libbpf_set_print": (c_void_p, (_PRINT,)),
 }

@@ -26,12 +26,14 @@ def object_path() -> Path:
     return path
 
 
-def built_digest() -> str:
-    """SHA-256 of the object as its build wrote it beside it, in sha256sum(1)'s words (`OBJECT.sha256`).
+def built_digest(built: Path | None = None) -> str:
+    """SHA-256 of an object, by default the agent's, as its build wrote it beside it in sha256sum(1)'s words
+    (`OBJECT.sha256`).
 
     MachineError where nothing is written: an object of which nobody knows what it should be is not loaded.
     """
-    path = object_path().with_name(f"{object_path().name}.sha256")
+    built = built or object_path()
+    path = built.with_name(f"{built.name}.sha256")
     try:
         line = _LINE.fullmatch(path.read_text())
     except (OSError, UnicodeDecodeError):

@@ -2,17 +2,26 @@
 
 import ctypes
 import errno
+import platform
+import struct
 from ctypes import byref, c_uint32
 from dataclasses import dataclass
 
 from sniffer.abi.limits import Direction
-from sniffer.kernel.libbpf import FlagsOptions, LinkInfo, call
+from sniffer.errors import KernelError
+from sniffer.kernel.libbpf import FlagsOptions, LinkInfo, call, libc
 
 LINK_TYPE = 11  # BPF_LINK_TYPE_TCX
 
 _ATTACH_TYPES = {Direction.INGRESS: 46, Direction.EGRESS: 47}  # BPF_TCX_INGRESS, BPF_TCX_EGRESS
 _DIRECTIONS = {number: direction for direction, number in _ATTACH_TYPES.items()}
 _BEFORE = 1 << 3  # BPF_F_BEFORE; relative to nothing it means the head
+_AFTER, _BY_ID = 1 << 4, 1 << 5  # BPF_F_AFTER, BPF_F_ID
+_LINK_CREATE = 28  # of enum bpf_cmd
+_LINK_CREATE_ATTRIBUTES = struct.Struct(
+    "=IIIIIxxxxQ"
+)  # of union bpf_attr: program, ifindex, type, flags, relative, revision
+_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # numbers of bpf(2)
 _PROGRAMS = 64  # BPF_MPROG_MAX: as many as a hook can take
 _LOOPBACK = 1
 
@@ -34,6 +43,23 @@ def attach_tcx(ifindex: int, direction: Direction, program_fd: int) -> int:
     options = FlagsOptions(ctypes.sizeof(FlagsOptions), _BEFORE)
     about = f"TCX {direction.name.lower()} of ifindex {ifindex}"
     return call("bpf_link_create", program_fd, ifindex, _ATTACH_TYPES[direction], byref(options), about=about)
+
+
+def attach_tcx_after(ifindex: int, direction: Direction, program_fd: int, before_id: int) -> int:
+    """Attaches right behind the program of this id, which is on the hook; the answer is the link's fd.
+
+    libbpf can say "behind whom" from 1.3 on only, so it is not asked. ENOENT: that program is not there (any more).
+    """
+    attributes = _LINK_CREATE_ATTRIBUTES.pack(
+        program_fd, ifindex, _ATTACH_TYPES[direction], _AFTER | _BY_ID, before_id, 0
+    )
+    address = ctypes.addressof(buffer := ctypes.create_string_buffer(attributes, len(attributes)))
+    number = _BPF.get(platform.machine(), _BPF["aarch64"])
+    fd: int = libc().syscall(number, _LINK_CREATE, address, len(buffer))
+    if fd < 0:
+        about = f"bpf(BPF_LINK_CREATE) of TCX {direction.name.lower()} of ifindex {ifindex}"
+        raise KernelError(about, ctypes.get_errno())
+    return fd
 
 
 def link_update(link_fd: int, program_fd: int) -> None:
