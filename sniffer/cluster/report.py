@@ -16,6 +16,7 @@ from sniffer.cluster.backoff import Backoff, fault_of
 from sniffer.cluster.client import Client
 from sniffer.errors import ApiError
 from sniffer.model.resources import API_VERSION, SnifferNode
+from sniffer.plan.report import changes
 
 PACE_S = 1.0
 """Between two writes, at least."""
@@ -55,8 +56,10 @@ class Reporter:
         self._thread.start()
 
     def report(self, status: Status) -> None:
-        """Takes the status that is to be there; never blocks."""
+        """Takes the status that is to be there; never blocks. What has changed for mirrors is logged."""
         with self._changed:
+            for words in changes(self._wanted, status):
+                log.info("%s", words)
             self._wanted = status
             self._changed.notify()
 

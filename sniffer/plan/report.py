@@ -1,8 +1,10 @@
 """What a node says of itself in the cluster: verdicts -> the status of its SnifferNode, as the API server takes it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sniffer.model.identity import Identity
+from sniffer.model.problem import printable
 from sniffer.model.resources import Mirror, SnifferNode
 from sniffer.plan.select import is_named
 from sniffer.plan.state import Verdict
@@ -34,6 +36,28 @@ def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str)
     }
     node = SnifferNode.model_validate(value)
     return node.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def changes(former: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Iterator[str]:
+    """What became of mirrors from one status of a SnifferNode to the next, a line for each; None: there was none."""
+    before, after = _words(former), _words(now)
+    for name, words in after.items():
+        if before.get(name) != words:
+            yield f"{name}: {words}"
+    for name in before.keys() - after.keys():
+        yield f"{name}: no longer concerns this node"
+
+
+def _words(status: Mapping[str, Any] | None) -> dict[str, str]:
+    """By kind and name, as an Identity is written."""
+    rows = (status or {}).get("mirrors", ())
+    return {str(Identity(row["kind"], row.get("namespace"), row["name"])): _in_words(row) for row in rows}
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    reason, message = (row.get(name) for name in ("reason", "message"))
+    state = f"{row['state']} of {row.get('pods', 0)} pods"
+    return printable(": ".join(part for part in (state, reason, message) if part), MESSAGE_LENGTH)
 
 
 def _concerns(verdict: Verdict, mirror: Mirror) -> bool:
