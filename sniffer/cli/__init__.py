@@ -320,3 +320,14 @@ def recv(
 
     options = Options(vxlan or (), geneve or (), gre, erspan, interface, write, count, duration, buffer, as_json)
     raise typer.Exit(receive(options))
+
+
+@app.command()
+def plugin() -> None:
+    """The kubectl plugin, one file that needs nothing but Python, on standard output.
+
+    Example: kubectl exec -n sniffer-system deploy/sniffer-controller -- sniffer plugin > kubectl-sniffer
+    """
+    from sniffer.cli.plugin import write
+
+    write()
