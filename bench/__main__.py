@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.goodput import goodput_rows
-from bench.lanes import Bed, Row, bed, measure
-from bench.rows import FOUNDATION, OURS
+from bench.lanes import ANALYZER_SIX, Bed, Row, bed, measure
+from bench.rows import FOUNDATION, OURS, TARGETS
 from bench.table import SIZES, aims, as_json, as_markdown
 from tests.agent import Agent, mirror, target
 
@@ -44,7 +44,10 @@ def agent(this: Bed, rows: Sequence[Row]) -> Iterator[Agent | None]:
         yield None
         return
     address = this.node.analyzer_address
-    documents = [target("vxlan", address), target("gre", address, encapsulation={"gre": {}})]
+    documents = [
+        target(name, ANALYZER_SIX if six else address, encapsulation=tunnel, outer=outer)
+        for name, (six, tunnel, outer) in TARGETS.items()
+    ]
     documents += [mirror(row.name, [this.devices[row.name]], **(row.manifest or {})) for row in told]
     with tempfile.TemporaryDirectory() as directory:
         running = Agent(Path(directory))

@@ -20,7 +20,7 @@ from typing import Any
 from sniffer.abi.limits import Direction
 from sniffer.kernel import tcx
 from sniffer.kernel.bpf import Object, pin
-from tests.topology import Node, namespace, node, remove, run, up, veth
+from tests.topology import Node, namespace, node, remove, run, set_sysctl, up, veth
 from tests.traffic import blast
 
 OBJECT = Path(__file__).parents[1] / "build" / "bench" / "bench.bpf.o"
@@ -28,6 +28,7 @@ HEADERS = 14 + 20 + 8  # of the production packet: Ethernet, IPv4, UDP
 PORT = 9999  # where it goes
 RIVAL = "vxlan-rival"
 PINS = Path("/sys/fs/bpf")
+NODE_SIX, ANALYZER_SIX = "fd00:9::1", "fd00:9::2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,10 @@ def bed(rows: Sequence[Row], end: str = "queue") -> Iterator[Bed]:
     """Builds a lane per row. Copies end at the uplink's `queue`, or where the `analyzer` receives them."""
     devices = {row.name: f"lane{index}" for index, row in enumerate(rows)}
     with node() as made, Object.open(OBJECT) as programs, ExitStack() as links:
-        run("ip", "neighbour", "replace", made.analyzer_address, "lladdr", made.analyzer_mac, "dev", made.uplink)
+        set_sysctl(f"net.ipv6.conf.{made.uplink}.disable_ipv6", 0)
+        run("ip", "address", "add", f"{NODE_SIX}/64", "dev", made.uplink, "nodad")
+        for address in (made.analyzer_address, ANALYZER_SIX):
+            run("ip", "neighbour", "replace", address, "lladdr", made.analyzer_mac, "dev", made.uplink)
         with closing(programs.map("uplink")) as table:
             table.update(struct.pack("=I", 0), struct.pack("=I", _index(made.uplink)))
         this = Bed(made, programs, devices, links)

@@ -1,5 +1,7 @@
 """The rows of the table."""
 
+from typing import Any
+
 from bench.lanes import PORT, Row, rival
 
 ORDINARY = "udp port 53"
@@ -23,9 +25,31 @@ def ours(name: str, label: str, text: str | None = None, target: str = "vxlan", 
     return Row(name, label, overhead, manifest=manifest)
 
 
+ERSPAN = {"version": 3, "sessionId": 7}
+SUM = {"udpChecksum": True}
+TARGETS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {
+    "vxlan": (False, {"vxlan": {"vni": 4242}}, {}),
+    "gre": (False, {"gre": {}}, {}),
+    "sequence": (False, {"gre": {"key": 7, "sequence": True}}, {}),
+    "geneve": (False, {"geneve": {"vni": 7}}, {}),
+    "erspan2": (False, {"erspan": ERSPAN | {"version": 2}}, {}),
+    "erspan3": (False, {"erspan": ERSPAN}, {}),
+    "vxlan6": (True, {"vxlan": {"vni": 4242}}, {}),
+    "geneve6": (True, {"geneve": {"vni": 7}}, {}),
+    "checksum": (False, {"vxlan": {"vni": 4243}}, SUM),
+}
+"""Of each: whether over IPv6, its tunnel, its outer header."""
+
 OURS = (
     ours("vxlan", "ours, VXLAN", overhead=50),
     ours("gre", "ours, GRE", target="gre", overhead=38),
+    ours("sequence", "ours, GRE with key and number", target="sequence", overhead=46),
+    ours("geneve", "ours, GENEVE", target="geneve", overhead=90),
+    ours("erspan2", "ours, ERSPAN II", target="erspan2", overhead=50),
+    ours("erspan3", "ours, ERSPAN III", target="erspan3", overhead=54),
+    ours("vxlan6", "ours, VXLAN over IPv6", target="vxlan6", overhead=70),
+    ours("geneve6", "ours, GENEVE over IPv6", target="geneve6", overhead=110),
+    ours("checksum", "ours, VXLAN with a checksum", target="checksum", overhead=50),
     ours("filtered", f"ours, VXLAN, matching `udp port {PORT}`", f"udp port {PORT}", overhead=50),
     ours("ordinary", f"ours, not matching `{ORDINARY}`", ORDINARY),
     ours("hosts", f"ours, not matching `{HOSTS}`", HOSTS),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scapy.all import ARP, GRE, IP, UDP, Dot1Q, Ether, IPv6, Raw, fragment
+from scapy.all import ARP, GRE, IP, UDP, Dot1Q, Ether, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, Raw, fragment
 from scapy.layers.vxlan import VXLAN
 
 from sniffer.kernel import programs
@@ -25,7 +25,7 @@ from tests.wire import send, socket_in
 
 ROOT = Path("/sys/fs/bpf/sniffer")
 MARK_COPY = 0x5E1F0000
-NODES = frozenset({"10.9.0.1", "10.9.0.9"})
+NODES = frozenset({"10.9.0.1", "10.9.0.9", "fd00:9::9"})
 INNER = Ether(src="02:00:00:00:01:14", dst="02:00:00:00:01:1e") / IP(dst="10.1.0.30") / UDP(dport=7) / Raw(b"x" * 200)
 
 
@@ -41,7 +41,38 @@ def gre(key: int | None = 5) -> GRE:
     return GRE(proto=0x6558, key_present=int(key is not None), key=key) / INNER
 
 
+def six(source: str = "fd00:9::9", destination: str = "fd00:8::7") -> Ether:
+    return Ether(src="02:00:00:00:09:02", dst="02:00:00:00:09:01") / IPv6(src=source, dst=destination, hlim=9)
+
+
+def geneve(vni: int = 77, port: int = 6081) -> UDP:
+    head = bytes.fromhex("0a006558") + (vni << 8).to_bytes(4) + bytes.fromhex("ff53010100000000") * 5
+    return UDP(sport=51000, dport=port) / Raw(head + bytes(INNER))
+
+
+def erspan(kind: int = 2, session: int = 9) -> GRE:
+    """With a number, a VLAN and the bit that says that it was cut, which all differ from copy to copy."""
+    head = ((kind - 1) << 28 | 5 << 16 | 0x400 | session).to_bytes(4) + bytes(4 * (kind - 1))
+    return GRE(proto={2: 0x88BE, 3: 0x22EB}[kind], seqnum_present=1) / Raw(head + bytes(INNER))
+
+
+def later(protocol: int = 17) -> IPv6ExtHdrFragment:
+    return IPv6ExtHdrFragment(nh=protocol, offset=185, id=7) / Raw(b"z" * 60)
+
+
+SIX = "fd00:8::7"
 COPIES = {
+    "geneve": outer(destination="10.8.0.10") / geneve(),
+    "erspan type II": outer(destination="10.8.0.11") / erspan(2),
+    "erspan type III": outer(destination="10.8.0.12") / erspan(3, 1023),
+    "gre with key and number": outer(destination="10.8.0.8")
+    / GRE(proto=0x6558, key_present=1, key=5, seqnum_present=1, sequence_number=77)
+    / INNER,
+    "vxlan over ipv6": six() / vxlan(),
+    "the first fragment over ipv6": six() / IPv6ExtHdrFragment(nh=17, offset=0, m=1, id=7) / vxlan(),
+    "a later fragment over ipv6": six() / later(),
+    "tagged over ipv6": Ether(dst="02:00:00:00:09:01") / Dot1Q(vlan=5) / six()[IPv6] / vxlan(),
+    "erspan over ipv6": six(destination="fd00:8::8") / erspan(3, 1023),
     "vxlan": outer() / vxlan(),
     "a node is this one": outer("10.9.0.1") / vxlan(),
     "tagged": Ether(dst="02:00:00:00:09:01") / Dot1Q(vlan=5) / outer()[IP] / vxlan(),
@@ -52,6 +83,14 @@ COPIES = {
     / Raw(b"z" * 60),
 }
 TRAFFIC = {
+    "another geneve vni": outer(destination="10.8.0.10") / geneve(78),
+    "another session": outer(destination="10.8.0.11") / erspan(2, 10),
+    "another type of erspan": outer(destination="10.8.0.11") / erspan(3),
+    "over ipv6 from nobody's node": six("fd00:9::8") / vxlan(),
+    "over ipv6 to nobody's analyzer": six(destination="fd00:8::9") / vxlan(),
+    "another vni over ipv6": six() / vxlan(78),
+    "a later fragment of another protocol over ipv6": six() / later(47),
+    "behind another header of ipv6": six() / IPv6ExtHdrDestOpt() / vxlan(),
     "from nobody's node": outer("10.9.0.8") / vxlan(),
     "to nobody's analyzer": outer(destination="10.8.0.77") / vxlan(),
     "another vni": outer() / vxlan(78),
@@ -81,6 +120,11 @@ def targets() -> list[Document]:
         target("v", "10.8.0.7", encapsulation={"vxlan": {"vni": 77, "port": 4790}}),
         target("k", "10.8.0.8", encapsulation={"gre": {"key": 5}}),
         target("n", "10.8.0.9", encapsulation={"gre": {}}),
+        target("g", "10.8.0.10", encapsulation={"geneve": {"vni": 77}}),
+        target("e2", "10.8.0.11", encapsulation={"erspan": {"version": 2, "sessionId": 9}}),
+        target("e3", "10.8.0.12", encapsulation={"erspan": {"version": 3, "sessionId": 1023}}),
+        target("v6", SIX, encapsulation={"vxlan": {"vni": 77, "port": 4790}}),
+        target("e6", "fd00:8::8", encapsulation={"erspan": {"version": 3, "sessionId": 1023}}),
     ]
 
 
