@@ -11,6 +11,7 @@ from rich.table import Table
 from sniffer.cli.screen import is_good
 from sniffer.cli.watch import watch as watch_rows
 from sniffer.kernel.look import look_at
+from sniffer.stats import limits
 from sniffer.stats.rows import status
 
 PIPE_WIDTH = 200
@@ -54,8 +55,7 @@ def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
         column.overflow = "fold"  # a reason is looked up by its whole name
     for row in mirrors:
         state = row["state"] if not row["reason"] else f"{row['state']}: {row['reason']}"
-        if row["message"]:
-            state += f"\n{row['message']}"
+        state += "".join(f"\n{words}" for words in (row["message"], limits.words(row)) if words)
         table.add_row(
             row["name"] if row["namespace"] is None else f"{row['namespace']}/{row['name']}",
             state,
@@ -73,7 +73,8 @@ def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
 
 def _target(target: dict[str, Any]) -> str:
     endpoints = (f"{e['address']} {e['state']}" for e in target["endpoints"])
-    return f"{target['name']}: {', '.join(endpoints)}"
+    words = limits.words(target)
+    return f"{target['name']}: {', '.join(endpoints)}" + (f" (at most {words})" if words else "")
 
 
 def _reasons(reasons: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ from sniffer.plan.facts import Link, PathState, Relay
 from sniffer.plan.names import identity_of, node_of, verdict_of
 from sniffer.plan.state import State, Verdict
 from sniffer.plan.template import address_of, nexthop_of, source_of
+from sniffer.stats import limits
 
 Row = dict[str, Any]
 
@@ -89,6 +90,7 @@ def _mirror_row(look: Look, verdict: Verdict, counter: int | None, linked: Mappi
     if ids and left_ns <= 0:
         state, reason, message = "Suspended", "LeaseEnded", "no agent has renewed it"
     tallies = look.counters.get(counter, _ZERO) if counter else _ZERO
+    record = look.state.mirrors[ids[0]] if ids else None
     return {
         **_identity(verdict.identity),
         "state": state,
@@ -96,7 +98,8 @@ def _mirror_row(look: Look, verdict: Verdict, counter: int | None, linked: Mappi
         "message": message,
         "interfaces": list(verdict.interfaces),
         "lease_s": round(max(left_ns, 0) / 1e9, 1),
-        "targets": _targets(look, verdict, look.state.mirrors[ids[0]] if ids else None),
+        **limits.of_mirror(look.state, record),
+        "targets": _targets(look, verdict, record),
         **_tallies(tallies),
     }
 
@@ -134,6 +137,8 @@ def _targets(look: Look, verdict: Verdict, record: MirrorRecord | None) -> list[
     return [
         {
             "name": state.names.get(NameKey(NameKind.TUNNEL, tunnel), ""),
+            "snap_length": state.tunnels[tunnel].snap_length or None,
+            "rate_limit": limits.rate_limit(state.budgets.get(state.tunnels[tunnel].budget)),
             "endpoints": [_endpoint(state, e, names) for e in state.tunnels[tunnel].endpoints if e in state.egress],
         }
         for tunnel in record.tunnels
