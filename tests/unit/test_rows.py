@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniffer.abi.limits import Direction, NameKind, Outcome, PathWord
-from sniffer.abi.records import EgressRecord, Hook, MirrorRecord, NameKey, Tally, TunnelRecord
+from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, MirrorRecord, NameKey, Tally, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Link, Mechanism, Relay
 from sniffer.plan.names import identity_text, node_text, verdict_text
 from sniffer.plan.state import Attachment, State, Verdict
+from sniffer.stats.limits import words
 from sniffer.stats.rows import Look, status, unsettled
 
 NOW = 10**12
@@ -84,9 +85,14 @@ def test_the_shape_of_status() -> None:
                 "message": None,
                 "interfaces": ["pod0"],
                 "lease_s": 58.4,
+                "snap_length": None,
+                "sampling": None,
+                "rate_limit": None,
                 "targets": [
                     {
                         "name": "ana",
+                        "snap_length": None,
+                        "rate_limit": None,
                         "endpoints": [
                             {
                                 "address": "10.9.0.2",
@@ -119,6 +125,21 @@ def test_the_shape_of_status() -> None:
         ],
         "skipped": {"packets": 2, "bytes": 200},
     }
+
+
+def test_limits() -> None:
+    budgets = {1: BudgetRecord(99, 50_000, 1000, 0, 0), 2: BudgetRecord(98, 0, 0, 800, 524_280)}
+    mirrors = {4: MirrorRecord(0, 96, 5, (6,), 10, 1, 1)}
+    state = replace(a_state(), budgets=budgets, mirrors=mirrors, tunnels={6: TunnelRecord(1, 1, 0, 128, (8,), 2)})
+    (row,) = status(a_look(state=state))["mirrors"]
+    nothing = dict.fromkeys(("packets_per_second", "burst_packets", "kilobits_per_second", "burst_kilobits"))
+    assert (row["snap_length"], row["sampling"]) == (96, {"one_in": 10, "per": "Packet"})
+    assert row["rate_limit"] == nothing | {"packets_per_second": 50_000, "burst_packets": 1000}
+    (target,) = row["targets"]
+    assert target["snap_length"] == 128
+    assert target["rate_limit"] == nothing | {"kilobits_per_second": 800, "burst_kilobits": 524.28}
+    assert words(row) == "96 bytes of a frame, one in 10 packets, 50000 packets/s"
+    assert words(target) == "128 bytes of a frame, 800 kbit/s"
 
 
 @given(st.lists(st.integers(0, 1 << 40), min_size=len(Outcome), max_size=len(Outcome)))
