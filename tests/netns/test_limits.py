@@ -72,9 +72,9 @@ def test_rates_hold(bed: Bed) -> None:
     shared = [mirror_of("slow"), mirror_of("slow")]
     mirrors = [*by_packets.values(), *by_bits.values(), *either, *shared]
     names = programme(agent, target("ana"), limited, *mirrors)
-    load = {"dst": here.peer_address, "size": BULK, "seconds": SECONDS}
+    load = {"dst": here.peer_address, "size": BULK, "seconds": SECONDS, "rate": 0.65 * max(PACKETS), "burst": 8}
     began = time.monotonic()
-    with Background("pod", 0, port=9001, **load) as one, Background("pod", 1, port=9002, **load) as other:
+    with Background("pod", 0, True, port=9001, **load) as one, Background("pod", 1, True, port=9002, **load) as other:
         offered = one.finish().packets + other.finish().packets
     took = time.monotonic() - began
     rows = dict(zip(names, settled(agent, *names), strict=True))
@@ -88,7 +88,7 @@ def test_rates_hold(bed: Bed) -> None:
         return int(rows[document["metadata"]["name"]]["sent"][unit])
 
     for rate, burst in PACKETS.items():
-        if rate <= SURELY or offered > 1.5 * SECONDS * rate:
+        if rate <= SURELY or offered > 1.25 * SECONDS * rate:
             assert_held(sent(by_packets[rate]), rate, burst, took)
         else:
             assert sent(by_packets[rate]) <= rate * took + burst

@@ -44,10 +44,11 @@ def compiled(name: str) -> Path:
     return program
 
 
-def blast_command(kind: str = "udp", core: int | None = None, **options: object) -> list[str]:
+def blast_command(kind: str = "udp", core: int | None = None, realtime: bool = False, **options: object) -> list[str]:
     """The command line of `blast`; options as in blast.c: dst, port, sport, ports, size, gso, burst, count, seconds,
-    rate; dev and hex for raw. `core` pins it."""
+    rate; dev and hex for raw. `core` pins it; `realtime`: it waits for nobody (give it a rate)."""
     pin = ["taskset", "-c", str(core)] if core is not None else []
+    pin += ["chrt", "--fifo", "1"] if realtime else []
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [*pin, str(compiled("blast")), kind, *words]
 
@@ -60,9 +61,11 @@ def blast(kind: str = "udp", netns: str | None = "pod", core: int | None = None,
 class Background:
     """A `blast` that runs until it is told to stop: `with Background(...) as load: ...; load.sent` afterwards."""
 
-    def __init__(self, netns: str | None = "pod", core: int | None = None, **options: object) -> None:
+    def __init__(
+        self, netns: str | None = "pod", core: int | None = None, realtime: bool = False, **options: object
+    ) -> None:
         self.sent: Blast | None = None
-        self._line = command(netns, *blast_command("udp", core, **options))
+        self._line = command(netns, *blast_command("udp", core, realtime, **options))
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._line, stdout=subprocess.PIPE, text=True)
