@@ -30,7 +30,7 @@ PACKAGED := $(foreach suffix,.o .o.sha256,sniffer/kernel/sniffer.bpf$(suffix) sn
 OBJECTS := $(OBJECT) $(CAPTURE) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
 
 PYTHON_PATHS := sniffer $(wildcard tests bench demo)
-C_SOURCES := $(wildcard bpf/*.[ch] tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
+C_SOURCES := $(wildcard bpf/*.[ch] sniffer/cli/*.c tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
 
 .PHONY: help
 help: ## this list
@@ -67,6 +67,7 @@ cluster-build: root
 	@tests/cluster/build prometheus >/dev/null
 	@tests/cluster/image >/dev/null
 	@tests/cluster/image arm64 >/dev/null
+	@tests/cluster/image trace >/dev/null
 
 .PHONY: bench
 bench: root build ## what a copy costs, as a table of ratios (root)

@@ -258,6 +258,20 @@ def doctor(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
     raise typer.Exit(examine(pin_root, as_json=as_json))
 
 
+@app.command()
+def trace(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to watch; Ctrl-C ends it earlier.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Where the kernel drops copies on their way to the uplink, and why. Wants BCC: the image's target `trace`.
+
+    Example: sniffer trace --seconds 60
+    """
+    from sniffer.cli.trace import trace as watch
+
+    raise typer.Exit(watch(seconds, as_json=as_json))
+
+
 @app.command(hidden=True)
 def probe(
     to: Annotated[

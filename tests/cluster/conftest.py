@@ -27,6 +27,7 @@ SCRIPTS = {
     "prometheus": ("build", "prometheus"),
     "image": ("image",),
     "arm64": ("image", "arm64"),
+    "trace": ("image", "trace"),
 }
 """What makes a fixture's things: a script beside this file, and its words."""
 _prepared: dict[str, "subprocess.CompletedProcess[str]"] = {}
@@ -94,6 +95,12 @@ def image() -> tuple[str, Path]:
 def arm64() -> Path:
     """The archive of what an image for arm64 is made of: wheels, and the object compiled with its headers."""
     return Path(_output("arm64").partition(" ")[2])
+
+
+@pytest.fixture(scope="session")
+def trace() -> Path:
+    """The archive of the image's target `trace`."""
+    return Path(_output("trace").partition(" ")[2])
 
 
 @pytest.fixture(scope="session")
