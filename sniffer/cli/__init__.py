@@ -251,10 +251,24 @@ def capture(
 
 
 @app.command()
-def doctor(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
-    """Whether this machine can mirror: kernel, helpers, bpffs, capabilities, limits, MTU, rivals; each with its fix."""
-    from sniffer.cli.doctor import examine
+def doctor(
+    pin_root: PinRoot = DEFAULT_ROOT,
+    of_cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Ask the API server instead: what is installed, kernels of nodes, mirrors."),
+    ] = False,
+    kubeconfig: Kubeconfig = None,
+    namespace: ControlNamespace = "sniffer-system",
+    as_json: Json = False,
+) -> None:
+    """Whether this machine can mirror: kernel, helpers, bpffs, capabilities, limits, MTU, rivals; each with its fix.
 
+    0: all fine; 1: something to know; 3: it cannot. Example: sniffer doctor --cluster --kubeconfig ~/.kube/config
+    """
+    from sniffer.cli.doctor import examine, examine_cluster
+
+    if of_cluster:
+        raise typer.Exit(examine_cluster(kubeconfig, namespace, as_json=as_json))
     raise typer.Exit(examine(pin_root, as_json=as_json))
 
 

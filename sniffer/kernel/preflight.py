@@ -5,18 +5,20 @@ What takes a trial is tried on maps and programs that nobody else sees and that 
 
 import os
 import resource
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 
 from sniffer import pcap
 from sniffer.errors import KernelError, MachineError, SnifferError
-from sniffer.kernel import bpf, capabilities, floors, programs, relay, tcx
+from sniffer.kernel import bpf, capabilities, cni, programs, relay, tcx
+from sniffer.kernel.look import look_at
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.pins import Pins, holder_words, is_held
 from sniffer.kernel.rivals import rivals
 from sniffer.plan.facts import Link
+from sniffer.plan.template import address_of
+from sniffer.stats import floors
+from sniffer.stats.finding import Finding, Findings, Result
 
 _OVERHEAD = 50
 """Bytes that VXLAN over IPv4 adds to an IP packet: the inner Ethernet header, VXLAN, UDP, IP. GRE adds less."""
@@ -25,27 +27,6 @@ _SOMEWHERE = "192.0.2.1"  # an address for documentation: only the default route
 _LOOPBACK, _ETHERNET = 772, 1  # ARPHRD_*
 _MEMLOCK_CHARGED_BEFORE = (5, 11, 0)
 _BPFFS_FIX = "mount one: mount -t bpf bpf /sys/fs/bpf; or name a --pin-root that lies on one"
-
-
-class Result(StrEnum):
-    """What a check found: fine; works, but; cannot mirror."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's; `fix` is "" where nothing is to be done."""
-
-    check: str
-    result: Result
-    text: str
-    fix: str = ""
-
-
-Findings = Iterator[Finding]
 
 
 def examine(pin_root: Path) -> Findings:
@@ -66,6 +47,8 @@ def examine(pin_root: Path) -> Findings:
             ("relay", lambda: _relay(netlink)),
             ("backlog", _backlog),
             ("mtu", lambda: _mtu(netlink)),
+            ("tunnels", lambda: _tunnels(pins)),
+            ("cni", lambda: _cni(netlink)),
             ("rivals", lambda: _rivals(netlink, pins)),
             ("rx-gro-list", lambda: _gro_list(netlink)),
             ("network services", _services),
@@ -132,20 +115,32 @@ def _programs() -> Findings:
 def _attachment() -> Findings:
     if tcx.has_tcx():
         yield Finding("attachment", Result.OK, "TCX")
-    elif _has_module("sch_ingress") and _has_module("cls_bpf"):
-        yield Finding("attachment", Result.OK, "clsact; this kernel has no TCX")
+        return
+    modules = {name: _has_module(name) for name in ("sch_ingress", "cls_bpf")}
+    lacking = [name for name, there in modules.items() if there is False]
+    unknown = [name for name, there in modules.items() if there is None]
+    if lacking:
+        fix = f"install the kernel's modules (linux-modules-extra), modprobe {' '.join(modules)}"
+        yield Finding("attachment", Result.FAIL, f"neither TCX nor the modules {' and '.join(lacking)}", fix)
+    elif unknown:
+        text = f"clsact, if the kernel has {' and '.join(unknown)}: {_modules()} cannot be seen from here"
+        yield Finding("attachment", Result.WARN, text, f"look on the node itself: modprobe {' '.join(unknown)}")
     else:
-        fix = "install the kernel's modules (linux-modules-extra), modprobe sch_ingress cls_bpf"
-        yield Finding("attachment", Result.FAIL, "neither TCX nor the modules sch_ingress and cls_bpf", fix)
+        yield Finding("attachment", Result.OK, "clsact; this kernel has no TCX")
 
 
-def _has_module(name: str) -> bool:
-    """Loaded, built in, or there to be loaded."""
-    home = Path("/lib/modules") / os.uname().release
-    lists = (home / file for file in ("modules.builtin", "modules.dep"))
-    return Path("/sys/module", name).exists() or any(
-        f"/{name}.ko" in path.read_text(errors="replace") for path in lists if path.exists()
-    )
+def _modules() -> Path:
+    return Path("/lib/modules") / os.uname().release
+
+
+def _has_module(name: str) -> bool | None:
+    """Loaded, built in, or there to be loaded; None: what there is to be loaded cannot be seen, as in a container."""
+    if Path("/sys/module", name).exists():
+        return True
+    lists = [file for file in (_modules() / "modules.builtin", _modules() / "modules.dep") if file.exists()]
+    if any(f"/{name}.ko" in path.read_text(errors="replace") for path in lists):
+        return True
+    return False if len(lists) == 2 else None
 
 
 def _jit() -> Findings:
@@ -204,7 +199,7 @@ def _relay(netlink: Netlink) -> Findings:
     except MachineError as error:
         yield Finding("relay", Result.FAIL, error.message, error.fix)
         return
-    if there is None and not _has_module("veth") and Path("/lib/modules").is_dir():
+    if there is None and _has_module("veth") is False:
         yield Finding("relay", Result.FAIL, "this kernel has no veth", "install the kernel's modules, modprobe veth")
     elif there and there[1]:
         yield Finding("relay", Result.WARN, "; ".join(there[1]), "the agent mends it when it starts")
@@ -237,6 +232,46 @@ def _mtu(netlink: Netlink) -> Findings:
     words = f"{text}, full frames of {largest.name} take {largest.mtu + _OVERHEAD} wrapped: they will be cut in two"
     fix = f"ip link set {uplink.device} mtu {largest.mtu + _OVERHEAD}, where the network behind carries it"
     yield Finding("mtu", Result.WARN, words, fix)
+
+
+def _tunnels(pins: Pins) -> Findings:
+    """Of the endpoints that there are: whether full frames of what is mirrored fit, wrapped."""
+    if not pins.exists():
+        yield Finding("tunnels", Result.OK, "none yet")
+        return
+    state, links = (look := look_at(pins.root)).state, {link.index: link for link in look.links}
+    mirrored = [links[hook.ifindex] for hook in state.hooks if hook.ifindex in links]
+    largest = max(mirrored, key=lambda link: link.mtu, default=None)
+    tight = False
+    for record in state.egress.values():
+        # The template takes the place of the inner Ethernet header, which the tunnel carries.
+        needed = largest.mtu + len(record.template) if largest else 0
+        if largest and record.mtu and needed > record.mtu:
+            tight = True
+            device = links[record.ifindex].name if record.ifindex in links else f"ifindex {record.ifindex}"
+            text = (
+                f"to {address_of(record)} by {device} packets of {record.mtu} bytes pass, full frames of {largest.name}"
+                f" take {needed} wrapped: TCP is cut anew, others are sent in two"
+            )
+            fix = f"ip link set {device} mtu {needed}, where the network behind carries it; or a snapLength"
+            yield Finding("tunnels", Result.WARN, text, fix)
+    if not tight:
+        count = len(state.egress)
+        yield Finding("tunnels", Result.OK, f"{count} endpoints: what is mirrored fits, wrapped" if count else "none")
+
+
+def _cni(netlink: Netlink) -> Findings:
+    links = netlink.links()
+    one = cni.found(link.name for link in links)
+    if one is None:
+        yield Finding("cni", Result.OK, f"none, by {cni.CONFIGURATIONS} and by the interfaces that there are")
+        return
+    text = f"{one.name} ({one.how}{': ' + ', '.join(one.plugins) if one.plugins else ''})"
+    said = cni.remark(one, tcx.has_tcx(), [link.kind for link in links])
+    if said:
+        yield Finding("cni", Result.WARN, f"{text}: {said[0]}", said[1])
+    else:
+        yield Finding("cni", Result.OK, text)
 
 
 def _is_mirrored(link: Link) -> bool:

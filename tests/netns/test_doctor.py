@@ -19,7 +19,7 @@ from tests.topology import node, run
 
 CHECKS = [
     *("kernel", "capabilities", "libpcap", "programs", "attachment", "jit", "btf", "memlock", "bpffs", "agent"),
-    *("relay", "backlog", "mtu", "rivals", "rx-gro-list", "network services"),
+    *("relay", "backlog", "mtu", "tunnels", "cni", "rivals", "rx-gro-list", "network services"),
 ]
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs")
 ROOT = "/sys/fs/bpf/sniffer"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sniffer.kernel.floors import Version, judge, version_of
+from sniffer.stats.floors import Version, judge, version_of
 
 
 @pytest.mark.parametrize(
