@@ -194,7 +194,9 @@ def test_an_agent_and_who_is_ahead_of_it(tmp_path: Path, others: bpf.Object, att
         with agent:
             agent.programmed()
             _, rows = doctor()
-            assert [item for item in found(rows) if item[0] != "mtu"] == []
+            assert [item for item in found(rows) if item[0] != "mtu"] == [("tunnels", "warn")]
+            words = "to 10.9.0.2 by up0 packets of 1500 bytes pass, full frames of pod0 take 1550 wrapped"
+            assert text(rows, "tunnels").startswith(words)
             assert text(rows, "agent") == f"runs, pid {agent.process.pid if agent.process else None}"
             assert text(rows, "relay") == "is there"
             ahead = tcx.attach_tcx(ifindex, Direction.INGRESS, tap.fd)

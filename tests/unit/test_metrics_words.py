@@ -1,9 +1,7 @@
-"""What is written about metrics and made of them goes by the catalogue: reference, alerts, dashboard."""
+"""What is written about metrics and made of them goes by the catalogue: alerts, dashboard."""
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +31,6 @@ def known(name: str) -> bool:
 
 def names(query: str) -> set[str]:
     return set(re.findall(r"\b(?:sniffer|process)_\w+|\bup\b", query)) - FOREIGN
-
-
-def test_the_reference_is_current() -> None:
-    made = subprocess.run(
-        [sys.executable, ROOT / "scripts/metrics-reference"], capture_output=True, text=True, check=True
-    )
-    words = "run: .venv/bin/python scripts/metrics-reference >docs/metrics.md"
-    assert (ROOT / "docs/metrics.md").read_text() == made.stdout, words
 
 
 @pytest.mark.parametrize("query", sorted({*QUERIES, *(rule["expr"] for rule in RULES)}))

@@ -10,7 +10,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("script", "page"), [("command-reference", "docs/commands.md"), ("field-reference", "docs/fields.md")]
+    ("script", "page"),
+    [
+        ("command-reference", "docs/commands.md"),
+        ("field-reference", "docs/fields.md"),
+        ("metrics-reference", "docs/metrics.md"),
+    ],
 )
 def test_a_reference_is_current(script: str, page: str) -> None:
     made = subprocess.run([sys.executable, ROOT / "scripts" / script], capture_output=True, text=True, check=True)
