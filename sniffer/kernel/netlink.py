@@ -29,7 +29,10 @@ _SKIP_STATS = attribute(29, struct.pack("=I", 8))  # IFLA_EXT_MASK: RTEXT_FILTER
 _RESOLVED = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT
 _USE = 1  # NTF_USE
 _UNICAST, _LOCAL = 1, 2  # RTN_*
-_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN})
+_NO_ROUTE = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EAGAIN}
+    | {errno.EOPNOTSUPP, errno.EAFNOSUPPORT}  # a kernel without IPv6
+)
 _INGRESS_QDISC = 0xFFFFFFF1  # TC_H_INGRESS, where both ingress and clsact sit
 
 # Not an offload: whether a frame may lie in more than one piece of memory. Off, every frame of a NIC is copied.

@@ -15,7 +15,7 @@ from sniffer.errors import KernelError
 from sniffer.kernel import rtnetlink
 from sniffer.kernel.netlink import Netlink
 from sniffer.plan.facts import PathState
-from tests.topology import run, wait_until
+from tests.topology import run, set_sysctl, wait_until
 
 
 def sh(line: str, netns: str | None = None) -> str:
@@ -32,6 +32,8 @@ def netlink() -> Iterator[Netlink]:
 def uplink() -> Iterator[str]:
     """up0 10.9.0.1/24, its other end 10.9.0.2 in the namespace `wire`."""
     run("ip", "netns", "add", "wire")
+    for netns in (None, "wire"):  # an address of IPv6 that is made sure of is an event, a second later
+        set_sysctl("net.ipv6.conf.default.accept_dad", 0, netns)
     run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", "wire")
     for words, netns in (("addr add 10.9.0.1/24 dev up0", None), ("addr add 10.9.0.2/24 dev eth0", "wire")):
         run("ip", *words.split(), netns=netns)
@@ -98,6 +100,27 @@ def test_a_path_on_the_link_and_through_a_gateway(netlink: Netlink, uplink: str)
         "10.9.0.2",
         "10.9.0.1",
     )
+
+
+def test_paths_over_ipv6(netlink: Netlink, uplink: str) -> None:
+    """On the link, by a gateway that has only a link-local address, by metric; ours, and nobody's."""
+    for address, device, netns in (("fd00:9::1", "up0", None), ("fd00:9::2", "eth0", "wire")):
+        for own in (address, address.replace("fd00:9", "fe80")):
+            run("ip", "address", "add", f"{own}/64", "dev", device, "nodad", netns=netns)
+    assert netlink.path_to("fd00:9::2").state == PathState.UNREACHABLE
+    netlink.probe_neighbour(index_of("up0"), "fd00:9::2")
+    wait_until(lambda: netlink.path_to("fd00:9::2").state == PathState.REACHABLE, 2)
+    path = netlink.path_to("fd00:9::2")
+    assert (path.source, path.nexthop, path.mtu, path.local) == ("fd00:9::1", "fd00:9::2", 1500, False)
+    sh("ip -6 route add fd00:50::/32 via fe80::2 dev up0 mtu 1400")
+    netlink.probe_neighbour(index_of("up0"), "fe80::2")
+    wait_until(lambda: netlink.path_to("fd00:50::7").state == PathState.REACHABLE, 2)
+    path = netlink.path_to("fd00:50::7")
+    assert (path.source, path.nexthop, path.mtu, path.carried()) == ("fd00:9::1", "fe80::2", 1400, path)
+    assert netlink.path_to("fd00:9::1").local
+    sh("ip -6 route add unreachable fd00:60::/32")
+    for address in ("fd00:60::1", "fd00:61::1"):
+        assert netlink.path_to(address).state == PathState.NO_ROUTE
 
 
 def test_a_gateway_of_the_other_family(netlink: Netlink, uplink: str) -> None:
@@ -210,6 +233,9 @@ EVENTS = {
     "an address": "ip addr add 10.9.1.1/24 dev up0",
     "a route": "ip route add 10.70.0.0/16 via 10.9.0.2",
     "a rule": "ip rule add from 1.2.3.4 table 7",
+    "an address of IPv6": "ip addr add fd00:77::1/64 dev up0 nodad",
+    "a route of IPv6": "ip -6 route add fd00:70::/32 dev up0",
+    "a rule of IPv6": "ip -6 rule add from fd00:1::/64 table 7",
     "a nexthop object": "ip nexthop add id 7 via 10.9.0.2 dev up0",
     "a neighbour": "ip neigh add 10.9.0.7 lladdr 02:00:00:00:00:07 dev up0",
     "a qdisc": "tc qdisc add dev up0 clsact",
@@ -233,7 +259,13 @@ def test_an_event_wakes_within_a_tenth_of_a_second(netlink: Netlink, uplink: str
         time.sleep(0.02)
         netlink.drain(socket_)
         assert not selector.select(0)
-    for undo in ("ip link del new0", "ip link del spare0", "ip link del spare1", "ip rule del table 7"):
+    for undo in (
+        "ip link del new0",
+        "ip link del spare0",
+        "ip link del spare1",
+        "ip rule del table 7",
+        "ip -6 rule del table 7",
+    ):
         run(*undo.split(), check=False)
 
 
