@@ -6,6 +6,7 @@ One run of the corpus goes through sixteen tunnels at once; tests/netns/test_exa
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 
+from sniffer.pcap import frames as frames_of
 from tests.agent import Agent, Document, target
 from tests.mirrored import (
     agent_at,
@@ -29,8 +31,9 @@ from tests.mirrored import (
 )
 from tests.packets import CORPUS, payload
 from tests.receivers import Received, decode, kernel_takes, kernel_vxlan
+from tests.receiving import Recv
 from tests.segments import checksums_good, cut, layers, send_offloaded, unsummed
-from tests.topology import Node, node, run, set_sysctl
+from tests.topology import Node, node, run, set_sysctl, wait_until
 from tests.wire import Capture, send
 
 FRAMES = [case.frame for case in CORPUS]
@@ -370,3 +373,27 @@ def test_numbers_go_on_when_the_route_changes(here: Node, agent: Agent) -> None:
         run("ip", "route", "delete", "10.9.0.2/32", "dev", "up0")
     assert names
     assert first + second == list(range(first[0], first[0] + 40))
+
+
+def test_recv_takes_what_the_agent_sends(agent: Agent, tmp_path: Path) -> None:
+    """The other end, of our own making: every frame of every tunnel, none counted as lost."""
+    names = mirrors(agent)
+    file = tmp_path / "copies.pcapng"
+    with Recv("--vxlan", 4789, "--geneve", 6081, "--gre", "--erspan", "-i", "eth0", "-w", file) as recv:
+        send(FRAMES, pause=0.001)
+        wait_until(recv.is_idle, 10)
+        row = recv.stop()
+    assert difference(FRAMES * len(names), (frame.octets for frame in frames_of(file))) == ([], [])
+    numbered = [tunnel["sequence"] for tunnel in row["tunnels"] if tunnel["kind"] in {"gre", "erspan"}]
+    assert sum(sequence["received"] for sequence in numbered if sequence) == len(SEQUENCED) * len(FRAMES)
+    assert not any(sequence["lost"] for sequence in numbered if sequence)
+
+
+def test_geneve_says_how_much_was_sampled(agent: Agent) -> None:
+    """On both paths: the counter's word has it."""
+    mirrors(agent, names=["geneve", "geneve6"], sampling={"oneIn": 2, "per": "Packet"})
+    with Capture("eth0", "ana") as analyzer:
+        send(FRAMES)
+        received = decode(copies(analyzer))
+    assert 30 < len(received) < 2 * len(FRAMES)
+    assert {options(item)[5] for item in received} == {2}
