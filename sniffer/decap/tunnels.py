@@ -110,8 +110,9 @@ def gre(octets: Octets) -> Inner | Refusal:
 def _second(octets: Octets, sequence: int | None) -> Inner | Refusal:
     if len(octets) < 8 or octets[0] >> 4 != 1:
         return Refusal.TUNNEL_HEADER
-    words, _ = _SECOND.unpack_from(octets)
-    comment = _comment(words, "")
+    words, index = _SECOND.unpack_from(octets)
+    index &= 0xFFFFF
+    comment = _comment(words, f"index={index}" if index else "")
     return _inner(Kind.ERSPAN, words & 0x3FF, octets[8:], sequence, comment=comment)
 
 
@@ -130,9 +131,9 @@ def _third(octets: Octets, sequence: int | None) -> Inner | Refusal:
     return _inner(Kind.ERSPAN, words & 0x3FF, octets[length:], sequence, None, direction, comment)
 
 
-def _comment(words: int, defect: str) -> str:
+def _comment(words: int, more: str) -> str:
     vlan = words >> 16 & 0xFFF
-    parts = (f"vlan={vlan}" if vlan else "", "truncated" if words & _TRUNCATED else "", defect)
+    parts = (f"vlan={vlan}" if vlan else "", "truncated" if words & _TRUNCATED else "", more)
     return " ".join(filter(None, parts))
 
 

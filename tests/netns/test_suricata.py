@@ -69,7 +69,9 @@ def alerts_after(made: Node, eve: Path, url: str, words: str = "") -> list[dict[
     ("name", "encapsulation", "protocol"),
     [
         ("vxlan", {"vxlan": {"vni": 4242}}, "UDP"),
-        ("gre", {"gre": {"key": 7}}, "GRE"),
+        ("gre", {"gre": {"key": 7, "sequence": True}}, "GRE"),
+        ("geneve", {"geneve": {"vni": 99}}, "UDP"),
+        ("erspan", {"erspan": {"version": 2, "sessionId": 5}}, "GRE"),
     ],
 )
 def test_an_alert_with_inner_addresses(

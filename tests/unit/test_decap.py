@@ -110,7 +110,7 @@ def test_what_erspan_says() -> None:
     receiver = Receiver(ALL)
     for tunnel, direction, comment in (
         (erspan2(1, 1, vlan=5, t=1), Direction.UNKNOWN, "vlan=5 truncated"),
-        (erspan2(1, 2, en=3, cos=7), Direction.UNKNOWN, ""),
+        (erspan2(1, 2, en=3, cos=7, index=2), Direction.UNKNOWN, "index=2"),
         (erspan3(1, 3, timestamp=123, gra=1), Direction.INGRESS, "timestamp=123 (100 ns)"),
         (erspan3(1, 4, d=1, bso=3, t=1, vlan=4095), Direction.EGRESS, "vlan=4095 truncated bad timestamp=0 (100 us)"),
     ):
