@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+from sniffer.cli.progress import progress
 from sniffer.kernel.clean import clean as clean_node
 
 
 def clean(pin_root: Path, *, as_json: bool) -> int:
     """Prints what was removed; MachineError when an agent is running."""
-    removed = clean_node(pin_root)
+    with progress("removing what is ours"):
+        removed = clean_node(pin_root)
     if as_json:
         print(json.dumps({"removed": removed}))
     else:

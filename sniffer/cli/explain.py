@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sniffer.abi.limits import LIST_LENGTH
 from sniffer.abi.records import Program
+from sniffer.cli.progress import progress
 from sniffer.errors import FilterError, InputError, KernelError, MachineError
 from sniffer.kernel.trial import FRAME_LENGTHS, Trial
 from sniffer.model.manifest import FILE_LENGTH, read
@@ -32,6 +33,10 @@ _SAMPLES = (
         _ADDRESSES + "0800 450005dc0001000040060000 0a010002 0a010003 c00001bb 00000001 00000001 5010ffff"
     ).ljust(1514, b"\0"),
 )  # ARP, a DNS question, a full segment of HTTPS: what stands for traffic where there is no capture
+
+
+_TOLD_EVERY = 1000
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -126,7 +131,7 @@ def _ask_kernel(subjects: Sequence[_Explained], pcap: Path | None) -> _Capture |
 def _decide(trial: Trial, subjects: Sequence[_Explained], pcap: Path) -> _Capture:
     trial.use([subject.program for subject in subjects])
     capture = _Capture()
-    for number, frame in enumerate(frames(pcap)):
+    for number, frame in enumerate(_counted(frames(pcap))):
         capture.count += 1
         if len(frame.octets) < frame.wire_length:
             capture.cut.append(number)
@@ -137,6 +142,15 @@ def _decide(trial: Trial, subjects: Sequence[_Explained], pcap: Path) -> _Captur
             if takes:
                 subject.matched.append(number)
     return capture
+
+
+def _counted(many: Iterable[_T]) -> Iterator[_T]:
+    """The same; tells how far it has come."""
+    with progress("asking the kernel about frames") as going_on:
+        for number, one in enumerate(many, start=1):
+            if number % _TOLD_EVERY == 0:
+                going_on(f"asked the kernel about {number:,} frames")
+            yield one
 
 
 def _measure(trial: Trial, subjects: Iterable[_Explained], samples: Sequence[bytes]) -> None:

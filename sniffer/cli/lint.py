@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sniffer.cli.progress import progress
 from sniffer.model.manifest import FILE_LENGTH, Problem, Source, duplicates, read
 from sniffer.model.problem import printable, quoted
 from sniffer.model.resources import MirrorTarget
@@ -30,7 +31,8 @@ def lint(files: Sequence[Path], as_json: bool) -> int:
                     seen.add(file.resolve())
         except OSError as error:
             unreadable.append(f"{printable(str(error.filename or path), 1000)}: {error.strerror or error}")
-    problems = check(sources)
+    with progress("compiling filters"):
+        problems = check(sources)
     if as_json:
         print(json.dumps([_as_object(problem) for problem in problems], indent=2))
     else:

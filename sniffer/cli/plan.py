@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sniffer.cli.progress import progress
 from sniffer.kernel.pins import Pins, holder_text
 from sniffer.manifests import Manifests
 from sniffer.node import Node
@@ -21,7 +22,8 @@ def show(manifests: Path, pin_root: Path, mechanism: Mechanism | None, *, as_jso
     pins = Pins(pin_root)
     node = Node(pins, mechanism, PREVIEW_LEASE_S, {})
     try:
-        plan = node.plan(source.sources(), holder_text(pins))
+        with progress("compiling, and looking at this node"):
+            plan = node.plan(source.sources(), holder_text(pins))
     finally:
         node.close()
     if as_json:

@@ -1,10 +1,9 @@
 """What goes on, on a terminal, for whoever has waited two seconds."""
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
-
-from rich.console import Console
 
 PATIENCE_S = 2.0
 
@@ -15,11 +14,12 @@ def progress(words: str) -> Iterator[Callable[[str], None]]:
 
     On standard error, and only where that is a terminal.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda _: None
         return
-    status = console.status(words)
+    from rich.console import Console
+
+    status = Console(stderr=True).status(words)
     timer = threading.Timer(PATIENCE_S, status.start)
     timer.daemon = True
     timer.start()
