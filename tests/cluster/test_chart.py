@@ -329,7 +329,8 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
     server.namespace(name)
     where = ("--namespace", name)
     try:
-        said = server.helm(helm, "install", "sniffer", CHART, *where)
+        said = server.helm(helm, "install", "sniffer", CHART, *where, "--set", "agent.metrics=0.0.0.0:9750")
+        certificate = server.api.ask("GET", server.api.path("Secret", "sniffer-metrics", name))["data"]
         assert "kubectl wait --for=condition=Ready" in said
         wait_until(lambda: served(server) >= DEFINITIONS, 20, what="definitions served")
         notes = said.split("<<EOF\n")[1].split("\nEOF")[0].replace("ADDRESS-OF-YOUR-ANALYZER", "10.0.9.5")
@@ -338,7 +339,10 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
         assert statuses(server)
 
         newer = newer_chart(tmp_path)
-        server.helm(helm, "upgrade", "sniffer", newer, *where, "--set", "controller.replicas=3")
+        options = ("--set", "controller.replicas=3", "--set", "agent.metrics=0.0.0.0:9750")
+        server.helm(helm, "upgrade", "sniffer", newer, *where, *options)
+        # Who trusts it goes on scraping.
+        assert server.api.ask("GET", server.api.path("Secret", "sniffer-metrics", name))["data"] == certificate
         assert "added" in fields(server)
         assert server.api.ask("GET", server.api.path("Deployment", "sniffer-controller", name))["spec"]["replicas"] == 3
         server.helm(helm, "rollback", "sniffer", "1", *where)
