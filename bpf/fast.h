@@ -23,15 +23,18 @@ static __always_inline bool ends_behind_tag(struct window *w)
 	return w->frame_length < TAGGED_SHORTEST && (type == ETH_P_8021Q || type == ETH_P_8021AD);
 }
 
+#define WRAPPED_LIMIT (FRAME_LIMIT + 54) /* the longest frame with the headers of VXLAN and a tag */
+
 /* To the slow path: the kernel segments and fills checksums; mark and hash tell encap_frame what it must
  * know; of what BPF can write, nothing else survives the crossing (the kernel clears the priority). A snap length too long
  * to be told is longer than what the slow path takes. */
-static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s, bool was_cut)
+static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s, const struct egress *e, bool was_cut)
 {
 	struct slot *slot = &s->slot;
 	__u32 length = s->window.frame_length, snap_length, original = 0;
+	__u32 room = e->template_length + s->window.tag_length + (is_six(e) ? FRAGMENT_HEADER : 0);
 
-	if (!skb->gso_size && skb->len > FRAME_LIMIT)
+	if (!skb->gso_size && (skb->len > FRAME_LIMIT || skb->len + room > WRAPPED_LIMIT))
 		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
 	slot->segments = segments_of(skb, &s->window);
 	if (ends_behind_tag(&s->window)) {
@@ -143,16 +146,16 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 		wrap.length = slot->snap_length;
 		if (!cut_tail(skb,
 			      in_place || wrap.length > RELAY_SHORTEST ? wrap.length - w->tag_length : RELAY_SHORTEST))
-			return pass_on(skb, s, false); /* a packet of an overlay: it is cut behind the relay */
+			return pass_on(skb, s, e, false); /* a packet of an overlay: it is cut behind the relay */
 		was_cut = true;
 	}
 	if (!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu) {
 		if (drop_oversize || e->flags & EGRESS_DONT_FRAGMENT)
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
-		return pass_on(skb, s, was_cut);
+		return pass_on(skb, s, e, was_cut);
 	}
 	if (!in_place)
-		return pass_on(skb, s, was_cut);
+		return pass_on(skb, s, e, was_cut);
 	if (skb->gso_size) {
 		bool fits;
 
@@ -162,20 +165,20 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
 		if (!fits)
 			return e->flags & EGRESS_DONT_FRAGMENT ? refuse(slot, OUTCOME_DROPPED_OVERSIZE)
-							       : pass_on(skb, s, was_cut);
+							       : pass_on(skb, s, e, was_cut);
 		if (tells_of_each(e)) {
 			if (!(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO) && shorten_segments(skb, wrap.room + wrap.excess))
 				return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
-			return pass_on(skb, s, was_cut);
+			return pass_on(skb, s, e, was_cut);
 		}
 	}
 	if (e->flags & EGRESS_CHECKSUM)
-		return pass_on(skb, s, was_cut);
+		return pass_on(skb, s, e, was_cut);
 	status = make_room(skb, s, e, &wrap);
 	if (status == -ENOMEM)
 		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
 	if (status)
-		return pass_on(skb, s, was_cut);
+		return pass_on(skb, s, e, was_cut);
 	return send_wrapped(skb, s, e, &wrap);
 }
 

@@ -507,7 +507,10 @@ def test_endpoints_cannot_be_changed(api: Cluster) -> None:
             assert "spec.endpoints" in answer["message"]
             assert "cannot be changed" in answer["message"]
         changed = api.patch("MirrorTarget", "unchanging", {"spec": {"suspend": True, "outer": {"ttl": 9}}})
-        assert (changed["spec"]["suspend"], changed["spec"]["outer"]) == (True, {"ttl": 9, "dscp": 0})
+        assert (changed["spec"]["suspend"], changed["spec"]["outer"]) == (
+            True,
+            {"ttl": 9, "dscp": 0, "dontFragment": False, "udpChecksum": False},
+        )
     finally:
         api.delete("MirrorTarget", "unchanging")
 

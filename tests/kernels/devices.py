@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent import Agent, mirror, sniffer, target
+from tests.agent import Agent, Status, mirror, sniffer, target
 from tests.kernels.suite import FRAMES, PATIENCE_S
 from tests.mirrored import difference, drained
 from tests.receivers import kernel_takes
@@ -63,18 +63,26 @@ def devices() -> None:
         set_sysctl(f"net.{family}.{words}_high_thresh", 64 << 20, "ana")
 
 
+def wait_for(agent: Agent, names: set[str]) -> None:
+    """Until these mirrors, and no others, are in force."""
+    last: list[list[tuple[str, ...]]] = [[]]
+
+    def ready(now: Status) -> bool:
+        last[0] = [(row["name"], row["state"], row["reason"], row["message"]) for row in now["mirrors"]]
+        return {row[0] for row in last[0] if row[1:3] == ("Programmed", None)} == names == {row[0] for row in last[0]}
+
+    try:
+        agent.wait(ready, PATIENCE_S / 2)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{last[0]}") from None
+
+
 @pytest.mark.parametrize(("direction", "sender", "netns"), [("Ingress", "eth0", "pod"), ("Egress", "pod0", None)])
 def test_devices_take_every_copy(agent: Agent, devices: None, direction: str, sender: str, netns: str | None) -> None:
     names = {name: f"{name}-{direction}".lower() for name in DEVICES}
     targets = [target(name, ANALYZER[six], encapsulation=tunnel) for name, (six, tunnel, _) in DEVICES.items()]
     agent.write(*targets, *(mirror(mine, ["pod0"], [name], direction=direction) for name, mine in names.items()))
-    agent.wait(
-        lambda now: (
-            {row["name"] for row in now["mirrors"] if (row["state"], row["reason"]) == ("Programmed", None)}
-            == set(names.values())
-        ),
-        PATIENCE_S,
-    )
+    wait_for(agent, set(names.values()))
     wanted = [frame for frame in FRAMES if kernel_takes(frame)]
     with ExitStack() as stack:
         captures = [stack.enter_context(Capture(f"dev{number}", "ana")) for number in range(len(DEVICES))]

@@ -13,6 +13,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Raw
 
 from sniffer.pcap import frames as frames_of
 from tests.agent import Agent, Document, target
@@ -37,6 +38,8 @@ from tests.topology import Node, node, run, set_sysctl, wait_until
 from tests.wire import Capture, send
 
 FRAMES = [case.frame for case in CORPUS]
+LONGEST = 15_936
+"""Bytes of the longest frame that all of them take."""
 NODE_SIX, ANALYZER_SIX = "fd00:9::1", "fd00:9::2"
 
 
@@ -87,7 +90,7 @@ SEQUENCED = [name for name, tunnel in TUNNELS.items() if tunnel.kind == "erspan"
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Node]:
-    with node() as made:
+    with node(mtu=16_000) as made:
         for device, netns, address in (("up0", None, NODE_SIX), ("eth0", "ana", ANALYZER_SIX)):
             set_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", 0, netns)
             for own in (address, address.replace("fd00:9", "fe80")):  # neighbours are asked for by a link-local address
@@ -146,7 +149,13 @@ def check_outer(tunnel: Tunnel, got: Sequence[Received]) -> None:
         else:
             assert {item.udp_checksum for item in got} == {0}
     if tunnel.six:
-        assert len({item.words["ipv6.flow"] for item in got}) > 8, "flows are told apart"
+        flows = len({flow_of(item.frame) for item in got})
+        assert len({item.words["ipv6.flow"] for item in got}) >= flows // 2, "flows are told apart"
+
+
+def flow_of(frame: bytes) -> bytes:
+    """What differs between flows, roughly."""
+    return frame[26:38] if frame[12:14] == b"\x08\x00" else frame[:14]
 
 
 def dscp(frame: bytes) -> int:
@@ -258,6 +267,46 @@ def check_outer_of_segments(tunnel: Tunnel, got: Sequence[Received], mirror: str
         assert len({item.words["gre.sequence_number"] for item in got}) == len(got)
     if tunnel.outer.get("udpChecksum"):
         assert {item.words["udp.checksum.status"] for item in got} == {"1"}
+
+
+def borders(tunnel: Tunnel) -> list[int]:
+    """Lengths of frames that one, two, three or ten fragments just take, and of the longest."""
+    head, part = (54, 1448) if tunnel.six else (34, 1480)
+    return [1514 - tunnel.headers, *(part * n + head - tunnel.headers for n in (2, 3, 10)), 9014, LONGEST - 1]
+
+
+def test_as_many_fragments_as_it_takes(agent: Agent) -> None:
+    """C16: around every border, up to the longest; the checksum is that of the whole."""
+    names = mirrors(agent, names=["geneve6", "geneve6-sum", "erspan6-3", "erspan3", "vxlan-sum", "gre6"])
+    lengths = sorted({at + n for name in names for at in borders(TUNNELS[name]) for n in (-1, 0, 1)})
+    sent = [
+        bytes(head / Raw(payload(length - len(head))))
+        for length in lengths
+        for head in (HEAD / OVER_IPV4 / UDP(dport=9), Ether(src=HEAD.src, dst=HEAD.dst, type=0x88B5))
+    ]
+    with Capture("eth0", "ana") as analyzer:
+        send(sent, pause=0.001)
+        outer = copies(analyzer)
+    check(agent, names, sent, outer, 1)
+    received = decode(outer)
+    for tunnel in (TUNNELS[name] for name in names):
+        head, part = (54, 1448) if tunnel.six else (34, 1480)
+        for item in of_key(received, tunnel.kind, tunnel.key):
+            load = len(item.frame) + tunnel.headers - head
+            assert item.fragments == (1 if load + head <= 1514 else -(-load // part)), (tunnel, len(item.frame))
+
+
+@pytest.mark.parametrize(("name", "longest"), [("geneve6", LONGEST), ("geneve", 15_964), ("vxlan6", 15_976)])
+def test_what_is_too_long_with_its_headers(agent: Agent, name: str, longest: int) -> None:
+    """C16: counted where it is known, and not lost behind the relay."""
+    names = mirrors(agent, names=[name])
+    fits, long = (bytes(HEAD / OVER_IPV4 / UDP(dport=9) / Raw(payload(longest + n - 42))) for n in (0, 1))
+    with Capture("eth0", "ana") as analyzer:
+        send([fits, long])
+        received = decode(copies(analyzer))
+    assert [item.frame for item in received] == [fits]
+    (row,) = settled(agent, *names.values())
+    assert (row["sent"]["packets"], row["dropped"]["too_big"], sum(row["lost"].values())) == (1, 1, 0)
 
 
 CUT = 96
