@@ -127,7 +127,8 @@ class Agent:
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
         self._loop = metrics.Loop()
         if options.metrics:
-            serve("--metrics", options.metrics, metrics.registry(options.pin_root, self._loop, options.named))
+            told = metrics.registry(options.pin_root, self._loop, options.named)
+            serve("--metrics", options.metrics, told, self._loop.turns)
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
         self._settled = False
         self._again = True

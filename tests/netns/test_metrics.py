@@ -14,9 +14,13 @@ from tests.wire import send
 ADDRESS = "127.0.0.1:19090"
 
 
-def _scrape() -> dict[tuple[str, str], float]:
+def _text() -> str:
     with urllib.request.urlopen(f"http://{ADDRESS}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+        return str(answer.read().decode())
+
+
+def _scrape() -> dict[tuple[str, str], float]:
+    text = _text()
     return {
         (
             sample.name,
@@ -35,6 +39,13 @@ def test_metrics_tell_what_status_tells(tmp_path: Path) -> None:
         send(frames)
         row = agent.wait(lambda status: status["mirrors"][0]["matched"]["packets"] == len(frames))["mirrors"][0]
         found = _scrape()
+        assert all(name in _text() for name in ('mirror="all"', 'interface="pod0"', 'address="10.9.0.2"'))
+        agent.stop()
+        agent.arguments = (*agent.arguments, "--metrics-names", "none")
+        agent.start()
+        assert not any(name in _text() for name in ("pod0", "10.9.0.2", '"all"', '"ana"'))
+        nameless = _scrape()
+    assert nameless["sniffer_mirror_matched_frames_total", ""] == len(frames)
     assert found["sniffer_mirror_matched_frames_total", ""] == len(frames)
     assert found["sniffer_mirror_frames_total", "sent"] == row["sent"]["packets"] == len(frames)
     assert found["sniffer_mirror_frames_total", "no_route"] == 0
