@@ -235,7 +235,9 @@ def _not_ready(mirror: Document) -> str | None:
         return "nobody has said anything of it yet"
     if ready["status"] == "True" or ready["reason"] in {"Suspended", "Expired", "TargetSuspended"}:
         return None
-    return f"{ready['reason']}: {ready.get('message', '')}"
+    accepted = conditions.get("Accepted", ready)
+    why = ready if accepted["status"] == "True" else accepted
+    return f"{why['reason']}: {why.get('message', '')}"
 
 
 def _some(names: list[str]) -> str:

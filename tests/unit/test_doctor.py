@@ -251,6 +251,18 @@ def test_a_server_that_does_not_answer() -> None:
     assert faults(server) == [("api server", "fail")]
 
 
+def test_a_mirror_that_is_not_accepted_says_why() -> None:
+    server = Server()
+    conditions = [
+        {"type": "Accepted", "status": "False", "reason": "TargetNotFound", "message": "no target zeek"},
+        {"type": "Ready", "status": "False", "reason": "NotAccepted", "message": ""},
+    ]
+    document = {"metadata": {"name": "web", "namespace": "shop"}, "status": {"conditions": conditions}}
+    server.documents["/apis/sniffer.dev/v1alpha1/trafficmirrors"] = {"items": [document]}
+    (found,) = (one for one in said(server) if one.check == "mirrors")
+    assert found.text == "shop/web: TargetNotFound: no target zeek"
+
+
 def test_a_suspended_mirror_is_as_asked() -> None:
     server = Server()
     path = "/apis/sniffer.dev/v1alpha1/trafficmirrors"
