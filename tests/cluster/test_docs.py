@@ -1,0 +1,68 @@
+"""Pages that a person in front of a cluster follows: every YAML on them is applied, every command run, in their order."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lab import Cluster
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TARGETS = "kubectl delete mirrortarget --all --ignore-not-found"
+
+
+def section(cluster: Cluster, page: str, title: str | None = None) -> str:
+    """A page, or what stands below one of its headings; its analyzer is one that there is."""
+    text = (ROOT / page).read_text().replace("10.0.9.5", cluster.analyzer.address)
+    return text if title is None else text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def script(text: str) -> str:
+    """Installing is what tests/cluster/install.py does."""
+    blocks = [(kind, body) for kind, body in BLOCK.findall(text) if not body.startswith("helm install")]
+    assert blocks
+    return "\n".join(f"kubectl apply -f - <<'END'\n{body}END" if kind == "yaml" else body for kind, body in blocks)
+
+
+def follow(cluster: Cluster, commands: str, directory: Path) -> str:
+    """What it prints; fails at the first command that does."""
+    environment = {**cluster.environment(), "EDITOR": "true"}
+    done = subprocess.run(
+        [
+            "bash",
+            "-euxo",
+            "pipefail",
+            "-c",
+            f"trap 'kubectl get sniffer -A -o yaml; kubectl logs -n sniffer-system -l app.kubernetes.io/component=agent --prefix' ERR\n{commands}",
+        ],
+        env=environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def shop(installed: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    """What the pages speak of: two namespaces, a pod, an analyzer."""
+    for name in ("shop", "payments"):
+        follow(installed, f"kubectl create namespace {name}; kubectl label namespace {name} team=shop", tmp_path)
+    installed.pod("web", "shop", labels={"app": "web"})
+    installed.running(["web"], "shop")
+    yield installed
+    follow(installed, f"kubectl delete namespace shop payments --wait=false; {TARGETS}", tmp_path)
+
+
+def test_the_readme_and_tenancy(shop: Cluster, tmp_path: Path) -> None:
+    said = follow(shop, script(section(shop, "README.md", "In a cluster")), tmp_path)
+    assert "trafficmirror.sniffer.dev/web condition met" in said
+    follow(shop, "kubectl delete trafficmirror web -n shop; " + TARGETS, tmp_path)
+    told = follow(shop, script(section(shop, "docs/how-to/tenancy.md")), tmp_path)
+    assert [line for line in told.splitlines() if line in ("yes", "no")] == ["yes", "yes", "no"]
