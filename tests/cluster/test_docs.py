@@ -1,4 +1,4 @@
-"""Pages that a person in front of a cluster follows: every YAML on them is applied, every command run, in their order."""
+"""Pages that a person in front of a cluster follows: each YAML is applied, each command run, in order."""
 
 import re
 import subprocess
@@ -30,14 +30,9 @@ def script(text: str) -> str:
 def follow(cluster: Cluster, commands: str, directory: Path) -> str:
     """What it prints; fails at the first command that does."""
     environment = {**cluster.environment(), "EDITOR": "true"}
+    environment["PATH"] = f"{directory}:{environment['PATH']}"
     done = subprocess.run(
-        [
-            "bash",
-            "-euxo",
-            "pipefail",
-            "-c",
-            f"trap 'kubectl get sniffer -A -o yaml; kubectl logs -n sniffer-system -l app.kubernetes.io/component=agent --prefix' ERR\n{commands}",
-        ],
+        ["bash", "-euxo", "pipefail", "-c", f"trap 'kubectl get sniffer -A -o yaml' ERR\n{commands}"],
         env=environment,
         cwd=directory,
         capture_output=True,
