@@ -82,6 +82,14 @@ static __always_inline enum outcome keep(struct __sk_buff *skb, const struct win
 	return OUTCOME_SENT;
 }
 
+/* A filter of clsact may outlive whoever reads: then it does nothing. */
+static __always_inline bool is_valid(const struct capture *wanted)
+{
+	__u64 valid_until = *(volatile const __u64 *)&wanted->valid_until;
+
+	return valid_until == CAPTURE_FOR_EVER || bpf_ktime_get_ns() < valid_until;
+}
+
 static __always_inline int capture(struct __sk_buff *skb, enum direction direction)
 {
 	__u32 zero = 0;
@@ -89,7 +97,7 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 	struct scratch *s = scratch_at(0);
 	enum outcome outcome;
 
-	if (!wanted || !s || window_load(skb, &s->window))
+	if (!wanted || !s || !is_valid(wanted) || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
 	if (wanted->filter && !filter_accepts(skb, 0, wanted->filter, 0))
 		return TC_ACT_UNSPEC;

@@ -11,10 +11,13 @@
 #define CAPTURE_FRAME_MAX 262144 /* bytes kept of one frame at most: what readers of pcapng take */
 #define CAPTURE_RING 8388608	 /* bytes of frames that wait to be read */
 
+#define CAPTURE_FOR_EVER 0xffffffffffffffff
+
 /* The one value of `captures`. */
 struct capture {
 	__u32 snap_length; /* bytes; at most CAPTURE_FRAME_MAX */
 	__u32 filter;	   /* id in `filters`; 0: every frame */
+	__u64 valid_until; /* CLOCK_MONOTONIC nanoseconds, CAPTURE_FOR_EVER for a link, which ends with its process */
 };
 
 /* Head of each record in `frames`; the frame's bytes begin `start` bytes behind it. */

@@ -8,7 +8,11 @@ from sniffer.abi.limits import Direction
 FRAME_MAX = 262144
 """Bytes kept of one frame at most."""
 
-_CAPTURE = struct.Struct("=II")
+FOR_EVER = (1 << 64) - 1
+VALID_UNTIL_WORD = 1
+"""Of the value of `captures`, which words of 64 bits make up."""
+
+_CAPTURE = struct.Struct("=IIQ")
 _CAPTURED = struct.Struct("=QIIIHH")
 
 
@@ -33,8 +37,10 @@ class Captured:
         return cls(when_ns, ifindex, Direction(direction), length, record[first : first + kept])
 
 
-def pack_capture(snap_length: int, filter_id: int) -> bytes:
-    """The value of `captures`: bytes kept of a frame, and the id of the filter, 0 for every frame. ValueError."""
+def pack_capture(snap_length: int, filter_id: int, valid_until: int = FOR_EVER) -> bytes:
+    """The value of `captures`: bytes kept of a frame; the id of the filter, 0 for every frame; when the programs are to
+    stop by themselves, CLOCK_MONOTONIC in nanoseconds. ValueError.
+    """
     if not 1 <= snap_length <= FRAME_MAX:
         raise ValueError(f"a snap length of {snap_length}, not 1 to {FRAME_MAX}")
-    return _CAPTURE.pack(snap_length, filter_id)
+    return _CAPTURE.pack(snap_length, filter_id, valid_until)

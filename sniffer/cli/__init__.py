@@ -226,6 +226,7 @@ def capture(
     kubeconfig: Kubeconfig = None,
     pin_root: PinRoot = DEFAULT_ROOT,
     netns_dir: NetnsDir = NETNS_DIR,
+    attachment: Annotated[Mechanism | None, typer.Option(help="As of the agent.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """The frames of a pod, or of an interface, as pcapng on standard output, live. 1: frames were lost.
@@ -247,7 +248,7 @@ def capture(
         else of_pod(pod or "", pod_namespace, node or default_node(), kubeconfig, netns_dir)
     )
     bounds = Bounds(count, duration, keepalive)
-    raise typer.Exit(run(whom, filter_text, snap_length, bounds, pin_root, as_json=as_json))
+    raise typer.Exit(run(whom, filter_text, snap_length, bounds, pin_root, attachment, as_json=as_json))
 
 
 @app.command()

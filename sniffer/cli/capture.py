@@ -11,7 +11,7 @@ import sniffer
 from sniffer import pcapng
 from sniffer.abi.capture import FRAME_MAX
 from sniffer.abi.limits import Direction
-from sniffer.cli.live import Bounds, Live, Summary
+from sniffer.cli.live import Bounds, Live, Summary, signals
 from sniffer.errors import FilterError, InputError, MachineError
 from sniffer.kernel.capture import Capture
 from sniffer.kernel.netlink import Netlink
@@ -20,7 +20,7 @@ from sniffer.model.problem import printable, quoted
 from sniffer.plan.binding import bind
 from sniffer.plan.checks import excerpt
 from sniffer.plan.cluster import REASONS, Pod
-from sniffer.plan.facts import Link
+from sniffer.plan.facts import Link, Mechanism
 from sniffer.plan.rules import program
 
 SNAP_MIN = 14
@@ -40,7 +40,14 @@ class Whom:
 
 
 def capture(
-    whom: Whom, filter_text: str | None, snap_length: int, bounds: Bounds, pin_root: Path, *, as_json: bool
+    whom: Whom,
+    filter_text: str | None,
+    snap_length: int,
+    bounds: Bounds,
+    pin_root: Path,
+    mechanism: Mechanism | None,
+    *,
+    as_json: bool,
 ) -> int:
     """Writes pcapng to standard output, and what became of it to standard error; 1 when frames were lost.
 
@@ -54,14 +61,18 @@ def capture(
     except FilterError as error:
         raise InputError(f"--filter: given {excerpt(filter_text or '', error)}: {error}") from None
     indexes = [link.index for link in whom.links]
-    with Netlink() as netlink, Capture(indexes, filter_program, snap_length, pin_root) as frames:
+    with (
+        signals() as wake,
+        Netlink() as netlink,
+        Capture(indexes, filter_program, snap_length, pin_root, mechanism) as frames,
+    ):
         numbers = {index: number for number, index in enumerate(indexes)}
         head = pcapng.section(f"sniffer {sniffer.__version__} on Linux {os.uname().release}")
         for link in whom.links:
             head += pcapng.interface(link.name, whom.what, filter_text or "", snap_length)
         _say(f"capturing {whom.what} ({', '.join(link.name for link in whom.links)})", as_json)
         live = Live(frames, numbers, whom.ways, sys.stdout.fileno())
-        summary = live.run(head, bounds, lambda: any(netlink.link_message(index) for index in indexes))
+        summary = live.run(head, bounds, lambda: any(map(netlink.link_message, indexes)), wake)
     _tell(summary, as_json)
     return LOST if summary.lost else 0
 

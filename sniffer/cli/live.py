@@ -64,11 +64,13 @@ class Live:
         self._heard_s = 0.0
         self._offset_ns = _offset_ns()
 
-    def run(self, head: bytes, bounds: Bounds, is_there: Callable[[], bool], stdin: int = 0) -> Summary:
-        """Writes `head`, then frames, then statistics. is_there: whether anything is left to capture from."""
+    def run(self, head: bytes, bounds: Bounds, is_there: Callable[[], bool], wake: int, stdin: int = 0) -> Summary:
+        """Writes `head`, then frames, then statistics. is_there: whether anything is left to capture from. wake: an fd
+        that is readable when it is to end, as `signals` makes it.
+        """
         began_ns = time.time_ns()
         self._pending += head
-        with _signals() as wake, _not_blocking(self._output):
+        with _not_blocking(self._output):
             ended = self._loop(bounds, is_there, stdin, wake)
             self._capture.detach()
             lost = self._capture.tallies()[Outcome.DROPPED_NO_MEMORY].packets
@@ -90,7 +92,9 @@ class Live:
             now_s = time.monotonic()
             if not ended and now_s >= look_s:
                 look_s, self._offset_ns = now_s + _LOOK_S, _offset_ns()
+                self._capture.renew()
                 ended = "" if is_there() else "the interface is gone"
+                ended = ended or ("" if self._capture.is_safe() else "its watchdog is dead")
             if not ended and now_s >= over_s:
                 ended = f"{bounds.duration_s:g} s"
             if not ended and now_s >= self._heard_s + silence_s:
@@ -187,7 +191,7 @@ def _has_reader(output: int) -> bool:
 
 
 @contextmanager
-def _signals() -> Iterator[int]:
+def signals() -> Iterator[int]:
     """An fd that is readable after a signal to end."""
     ours, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     former = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sniffer.errors import MachineError
-from sniffer.kernel import clsact, relay, unmanaged
+from sniffer.kernel import clsact, relay, unmanaged, watchdog
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import observe, own_relay_of, relay_alias, relay_of
@@ -39,14 +39,17 @@ def _hooks(pins: Pins) -> list[str]:
 
 
 def drop_orphans(pins: Pins) -> list[str]:
-    """Removes the filters with our mark that no map leads to any more: pins were lost. What was removed, in words."""
+    """Removes the filters with our mark that no map leads to any more: pins were lost; and those of live captures whose
+    process is dead. What was removed, in words.
+    """
     with Netlink() as netlink:
+        dead = watchdog.sweep(netlink)
         try:
             relay_of(netlink, pins)
         except MachineError:
-            return []  # another sniffer is here, and they may be its own
+            return dead  # another sniffer is here, and they may be its own
         found = [hook for hook in clsact.marked(netlink) if clsact.delete(netlink, *hook)]
-    return [f"orphan on ifindex {ifindex} {direction.name.lower()}" for ifindex, direction in found]
+    return [*dead, *(f"orphan on ifindex {ifindex} {direction.name.lower()}" for ifindex, direction in found)]
 
 
 def _relay(pins: Pins) -> list[str]:

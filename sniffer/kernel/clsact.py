@@ -17,6 +17,10 @@ PRIORITY = 1
 HANDLE = 0x5E1F
 NAME_PREFIX = "sniffer"
 
+CAPTURE_NAME = "sniffer-capture"
+CAPTURES = range(0x5E2000, 0x5E2100)
+"""Handles of live captures' filters (kernel/watchdog.py), which are none of the agent's."""
+
 _PARENTS = {Direction.INGRESS: 0xFFFFFFF2, Direction.EGRESS: 0xFFFFFFF3}  # TC_H_MIN_INGRESS, TC_H_MIN_EGRESS
 
 
@@ -36,6 +40,11 @@ class Filter:
     def ours(self) -> bool:
         """Whether it carries our mark: all of priority, handle and name."""
         return (self.prio, self.handle) == (PRIORITY, HANDLE) and (self.name or "").startswith(NAME_PREFIX)
+
+    @property
+    def captures(self) -> bool:
+        """Whether it is a live capture's: it only reads, and keeps no frame from anybody."""
+        return self.prio == PRIORITY and self.handle in CAPTURES and self.name == CAPTURE_NAME
 
 
 def filters(
@@ -99,6 +108,43 @@ def delete(netlink: "Netlink", ifindex: int, direction: Direction) -> bool:
     options = {"parent": _PARENTS[direction], "prio": PRIORITY, "handle": HANDLE}
     netlink.change(about, "tc", "del-filter", "bpf", index=ifindex, **options)
     return True
+
+
+def add_capture(netlink: "Netlink", ifindex: int, direction: Direction, program_fd: int, handle: int) -> None:
+    """Puts a live capture's filter ahead of all others; `handle` is of CAPTURES.
+
+    MachineError where an `ingress` qdisc leaves no room for egress; KernelError (EEXIST) where the handle is taken.
+    """
+    about = f"clsact {direction.name.lower()} capture on ifindex {ifindex}"
+    ensure(netlink, ifindex)
+    if direction is Direction.EGRESS and netlink.ingress_qdiscs().get(ifindex) == "ingress":
+        fix = "a kernel with TCX (6.6 or later) can; or have the owner of that qdisc use clsact"
+        raise MachineError(f"ifindex {ifindex} has an `ingress` qdisc, so its egress cannot be captured", fix)
+    options = {"prio": PRIORITY, "fd": program_fd, "name": CAPTURE_NAME, "direct_action": True}
+    netlink.change(
+        about, "tc", "add-filter", "bpf", index=ifindex, handle=handle, parent=_PARENTS[direction], **options
+    )
+
+
+def delete_capture(netlink: "Netlink", ifindex: int, direction: Direction, handle: int) -> bool:
+    """Removes a live capture's filter; False when there was none. The qdisc stays."""
+    qdiscs = netlink.ingress_qdiscs()
+    if not any(one.captures and one.handle == handle for one in filters(netlink, ifindex, direction, qdiscs)):
+        return False
+    about = f"clsact {direction.name.lower()} capture on ifindex {ifindex}"
+    options = {"parent": _PARENTS[direction], "prio": PRIORITY, "handle": handle}
+    netlink.change(about, "tc", "del-filter", "bpf", index=ifindex, **options)
+    return True
+
+
+def captures(netlink: "Netlink") -> Iterator[tuple[int, Direction, int]]:
+    """Every (ifindex, direction, handle) of the node with a live capture's filter."""
+    qdiscs = netlink.ingress_qdiscs()
+    for ifindex, direction in ((ifindex, direction) for ifindex in qdiscs for direction in Direction):
+        with contextlib.suppress(KernelError):  # the interface is gone
+            for one in filters(netlink, ifindex, direction, qdiscs):
+                if one.captures:
+                    yield ifindex, direction, one.handle
 
 
 def marked(netlink: "Netlink") -> Iterator[tuple[int, Direction]]:

@@ -64,7 +64,8 @@ def _ahead(hook: Hook, state: State, netlink: Netlink) -> tuple[int, ...]:
     try:
         chain = tcx.query_tcx(hook.ifindex, hook.direction) if tcx.has_tcx() else ()
         if attachment.mechanism == Mechanism.CLSACT:
-            chain = (*chain, *(f.prog_id or 0 for f in clsact.filters(netlink, hook.ifindex, hook.direction)))
+            found = clsact.filters(netlink, hook.ifindex, hook.direction)
+            chain = (*chain, *(one.prog_id or 0 for one in found if not one.captures))
     except KernelError:
         return ()
     return tuple(chain[: chain.index(attachment.program)]) if attachment.program in chain else ()

@@ -64,5 +64,7 @@ def _on_clsact(netlink: Netlink, link: Link, direction: Direction, qdiscs: Mappi
     for found in clsact.filters(netlink, link.index, direction, qdiscs):
         if found.ours:
             return
+        if found.captures:
+            continue
         words = f"{found.name or found.kind}, priority {found.prio}, handle {found.handle:#x}"
         yield Rival(link.name, f"{qdiscs[link.index]} {direction.name.lower()}", words)
