@@ -2,7 +2,7 @@
 
     sniffer capture, in the agent's pod of the node ── kubectl exec ── standard output here
 
-Standard input is the lifeline: something goes down it every other second. Whatever dies here, or between here and there
+Standard input is the lifeline: something goes down it every second. Whatever dies here, or between here and there
 (this program, kubectl, the shell, the connection), the far end hears nothing any more, and takes its programs away.
 """
 
@@ -20,8 +20,8 @@ from sniffer.errors import InputError
 from sniffer.model.problem import printable, quoted
 from sniffer.plugin.kubectl import Kubectl, Object, agent_of
 
-BEAT_S = 2.0
-KEEPALIVE_S = 10
+BEAT_S = 1.0
+KEEPALIVE_S = 6
 """What the far end lets pass without a beat."""
 PATIENCE_S = 5.0
 """How long the far end may take to say its last words."""

@@ -295,7 +295,7 @@ def test_capture_asks_the_agent_of_the_pods_node(say: Say) -> None:
     words = capture.line_of(main.Kubectl(), pod("web"), options)[1:]
     assert words[:8] == ["exec", "-i", "-n", "sniffer-system", "agent-1", "-c", "agent", "--"]
     assert words[8:] == [
-        "sniffer", "capture", "web", "--namespace=shop", "--keepalive=10", "--filter=tcp port 80", "--count=3"
+        "sniffer", "capture", "web", "--namespace=shop", "--keepalive=6", "--filter=tcp port 80", "--count=3"
     ]  # fmt: skip
 
 

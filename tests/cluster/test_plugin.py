@@ -1,0 +1,281 @@
+"""The kubectl plugin and Wireshark's extcap in a cluster with sniffer installed, as a user has them: the file that the
+image itself hands out, found by kubectl on the PATH.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.install import NAMESPACE
+from tests.cluster.lab import Cluster
+from tests.cluster.mirrors import applied, mirror, ready, stream, target
+from tests.cluster.node import Node
+from tests.cluster.pod import Pod
+from tests.receivers import inner_frames
+from tests.topology import run, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """`web` on node 1, `client` on node 2; `environment` of a user whose PATH has kubectl and the plugin."""
+
+    cluster: Cluster
+    namespace: str
+    web: Pod
+    client: Pod
+    environment: Mapping[str, str]
+    extcap: Path
+    """A directory with the plugin, for Wireshark."""
+
+    def line(self, *words: object) -> list[str]:
+        return ["kubectl", "sniffer", *map(str, words)]
+
+    def run(self, *words: object, status: int = 0) -> str:
+        """Standard output of `kubectl sniffer ...`."""
+        done = subprocess.run(self.line(*words), capture_output=True, text=True, env=self.environment, timeout=60)
+        assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, file: Path, *words: object) -> "subprocess.Popen[str]":
+        """`kubectl sniffer capture web` into a file, attached; in a session of its own, as a shell would have it."""
+        before = programs(self.web.node)
+        line = self.line("capture", "web", "-n", self.namespace, *words)
+        with file.open("wb") as output:
+            process = subprocess.Popen(
+                line, stdout=output, stderr=subprocess.PIPE, text=True, env=self.environment, start_new_session=True
+            )
+        try:
+            wait_until(lambda: programs(self.web.node) - before, 20, every=0.1, what="capturing")
+        except AssertionError:
+            process.kill()
+            raise AssertionError(process.communicate()) from None
+        return process
+
+
+def programs(node: Node) -> set[tuple[str, str, int]]:
+    """What is attached on a node: (device, direction, program)."""
+    line = "import json; from tests.inventory import attached; print(json.dumps(sorted(attached())))"
+    return {tuple(row) for row in json.loads(node.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", line))}
+
+
+@pytest.fixture(scope="module")
+def bed(installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    place = tmp_path_factory.mktemp("bin")
+    plugin = place / "kubectl-sniffer"
+    words = ("exec", "-n", NAMESPACE, "deploy/sniffer-controller", "--", "sniffer", "plugin")
+    with plugin.open("wb") as file:
+        line = [str(installed.binaries / "kubectl"), *words]
+        subprocess.run(line, stdout=file, check=True, env=installed.environment())
+    plugin.chmod(0o755)
+    (place / "kubectl_complete-sniffer").symlink_to(plugin)
+    extcap = tmp_path_factory.mktemp("extcap")
+    (extcap / "sniffer-extcap").symlink_to(plugin)
+    path = f"{place}:{installed.binaries}:{os.environ['PATH']}"
+    home = tmp_path_factory.mktemp("home")
+    environment = installed.environment() | {"PATH": path, "HOME": str(home)}
+    with installed.namespace() as namespace:
+        web = installed.pod("web", namespace, installed.node(1), labels={"app": "web"})
+        client = installed.pod("client", namespace, installed.node(2))
+        for pod in (web, client):
+            pod.offloads(False)
+            pod.reaches(client.address if pod is web else web.address)
+        yield Bed(installed, namespace, web, client, environment, extcap)
+
+
+@contextmanager
+def nothing_stays(node: Node, timeout: float = 15.0) -> Iterator[None]:
+    """Of a capture: no program on any hook, soon after it has ended, however it did."""
+    before = programs(node)
+    yield
+    wait_until(lambda: programs(node) == before, timeout, every=0.2, what="nothing of a capture is left")
+
+
+def frames(file: Path, environment: Mapping[str, str]) -> list[bytes]:
+    """As tshark decodes them."""
+    line = ["tshark", "-r", str(file), "-T", "jsonraw", "-j", "frame"]
+    done = subprocess.run(line, capture_output=True, text=True, env=dict(environment))
+    return [bytes.fromhex(one["_source"]["layers"]["frame_raw"][0]) for one in json.loads(done.stdout)]
+
+
+def test_every_frame_of_the_pod_while_it_is_mirrored(bed: Bed, tmp_path: Path) -> None:
+    """The capture, the mirror and the pod's own packet socket agree, byte for byte; Ctrl-C ends it in order."""
+    to, of = target("beside"), mirror("beside", bed.namespace, ["beside"], {"app": "web"})
+    file = tmp_path / "web.pcapng"
+    with applied(bed.cluster, to, of), nothing_stays(bed.web.node):
+        ready(bed.cluster, "TrafficMirror", "beside", bed.namespace)
+        capture = bed.start(file)
+        with bed.cluster.analyzer.capture() as analyzer, bed.web.capture(outgoing=True) as pod:
+            bed.client.run("ping", "-c", 5, "-i", 0.05, bed.web.address)
+            bed.client.run("ping", "-c", 3, "-i", 0.05, "-s", 1472, bed.web.address)
+            pod.settle()
+            analyzer.settle()
+        (agent,) = [one for one in bed.cluster.objects("Pod", NAMESPACE) if on(one, bed.web.node.name)]
+        words = ("exec", "-n", NAMESPACE, agent["metadata"]["name"], "--", "sniffer", "status", "--json")
+        hooks = json.loads(bed.cluster.kubectl(*words))["hooks"]
+        assert {(hook["state"], tuple(hook["ahead"])) for hook in hooks} == {("attached", ())}
+        capture.send_signal(signal.SIGINT)
+        _, said = capture.communicate(timeout=10)
+        assert capture.returncode == 0, said
+        wanted = pod.octets()
+        captured = frames(file, bed.environment)
+        assert sorted(inner_frames(frame.octets for frame in analyzer.frames)) == sorted(wanted)
+        first = captured.index(wanted[0])
+        assert captured[first : first + len(wanted)] == wanted
+        assert f"{len(captured)} frames" in said
+        assert "Number of stat entries = 1" in run("capinfos", "-M", file)
+
+
+def on(pod: Mapping[str, "object"], node: str) -> bool:
+    """Whether it is the agent's pod of a node."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    return spec["nodeName"] == node and metadata["labels"]["app.kubernetes.io/component"] == "agent"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("victim", ["kubectl", "plugin"])
+def test_kill_9_leaves_nothing(bed: Bed, tmp_path: Path, victim: str) -> None:
+    """Of kubectl, and of the plugin itself: the lifeline is cut, and the node is clean within seconds."""
+    with stream(bed.client, bed.web, rate=50), nothing_stays(bed.web.node):
+        capture = bed.start(tmp_path / "web.pcapng")
+        children = run("pgrep", "-P", capture.pid).split()
+        assert len(children) == 1
+        os.kill(int(children[0]) if victim == "kubectl" else capture.pid, signal.SIGKILL)
+        capture.wait(10)
+
+
+def test_a_connection_that_is_cut_in_silence(bed: Bed, tmp_path: Path) -> None:
+    """kubectl stopped: no packet says so, the beats just stay away."""
+    with stream(bed.client, bed.web, rate=50), nothing_stays(bed.web.node, 20):
+        capture = bed.start(tmp_path / "web.pcapng")
+        capture.send_signal(signal.SIGSTOP)
+    capture.kill()
+    capture.communicate()
+
+
+def test_options_reach_the_node(bed: Bed, tmp_path: Path) -> None:
+    """Into a file of its own; a filter that does not compile is refused there, in libpcap's words."""
+    file = tmp_path / "few.pcapng"
+    with stream(bed.client, bed.web, rate=200), nothing_stays(bed.web.node):
+        words = ("capture", f"{bed.namespace}/web", "--filter", "udp port 9", "--count", 5, "--snap-length", 60)
+        bed.run(*words, "-w", file)
+        found = frames(file, bed.environment)
+        assert [len(frame) for frame in found] == [60] * 5
+        done = subprocess.run(
+            bed.line("capture", "web", "-n", bed.namespace, "--filter", "tcp prot"),
+            capture_output=True, text=True, env=dict(bed.environment),
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert '--filter: given "tcp prot"' in done.stderr
+    bed.run("capture", "nosuch", "-n", bed.namespace, status=2)
+
+
+@contextmanager
+def wireshark(bed: Bed) -> Iterator[None]:
+    """With the plugin in its extcap directory: as root it takes no other. The mount is seen by this run only."""
+    told = run("tshark", "-G", "folders").splitlines()
+    (place,) = (line.partition(":")[2].strip() for line in told if line.startswith("Extcap path:"))
+    run("mount", "--bind", bed.extcap, place)
+    try:
+        yield
+    finally:
+        run("umount", place)
+
+
+def test_wireshark_sees_pods(bed: Bed, tmp_path: Path) -> None:
+    """In its list of interfaces, by the real tshark and dumpcap; it captures from one and stops."""
+    name = f"sniffer:{bed.namespace}/web"
+    file = tmp_path / "shark.pcapng"
+    with wireshark(bed), stream(bed.client, bed.web, rate=200), nothing_stays(bed.web.node):
+        shown = subprocess.run(["tshark", "-D"], capture_output=True, text=True, env=dict(bed.environment))
+        assert name in shown.stdout, shown
+        line = ["tshark", "-i", name, "-f", "udp port 9", "-c", "20", "-w", str(file)]
+        done = subprocess.run(line, capture_output=True, text=True, env=dict(bed.environment), timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert len(frames(file, bed.environment)) >= 20
+
+
+def test_what_it_tells(bed: Bed) -> None:
+    """status, explain, logs and doctor of a mirror that works, made by apply-template, and of one that does not."""
+    words = ("apply-template", "told", "-n", bed.namespace, "--pods", "app=web", "--to", "10.200.0.100")
+    assert "kind: TrafficMirror" in bed.run(*words, "--dry-run")
+    bed.run("explain", "told", "-n", bed.namespace, status=2)
+    assert "created" in bed.run(*words)
+    broken = mirror("broken", bed.namespace, ["nosuch"], {"app": "web"})
+    try:
+        with applied(bed.cluster, broken):
+            ready(bed.cluster, "TrafficMirror", "told", bed.namespace)
+            bed.cluster.wait(lambda: "TargetNotFound" in bed.run("status", status=1), 20)
+            rows = {row["name"]: row for row in json.loads(bed.run("status", "--json", status=1))["mirrors"]}
+            assert (rows["told"]["state"], rows["told"]["pods"], rows["told"]["readyNodes"]) == ("Ready", 1, 1)
+            assert (rows["broken"]["state"], rows["broken"]["reason"]) == ("NotAccepted", "TargetNotFound")
+            shown = bed.run("explain", "broken", "-n", bed.namespace, status=1)
+            assert "TargetNotFound" in shown
+            told = json.loads(bed.run("explain", "told", "-n", bed.namespace, "--json"))
+            (node,) = told["nodeList"]
+            assert (node["node"], node["state"], node["interfaces"]) == ("node1", "Programmed", [bed.web.link])
+            assert node["pods"] == [f"{bed.namespace}/web"]
+            assert told["targetList"][0]["state"] == "Ready"
+            lines = bed.run("logs", "told", "-n", bed.namespace).splitlines()
+            assert any(line.startswith("node1 ") and "Programmed of 1 pods" in line for line in lines)
+            assert not any("broken" in line for line in lines)
+    finally:
+        bed.cluster.delete("TrafficMirror", "told", bed.namespace)
+        bed.cluster.delete("MirrorTarget", "told")
+    found = subprocess.run(bed.line("doctor", "--json"), capture_output=True, text=True, env=dict(bed.environment))
+    checks = {one["check"]: one for one in json.loads(found.stdout)}
+    for check in ("versions", "definitions", "controller", "agents", "agents' version", "reports"):
+        assert checks.get(check, {"result": "ok"})["result"] == "ok", checks[check]
+    assert found.returncode in {0, 1}
+    assert any(check.startswith("node node2") for check in checks)
+
+
+def test_a_node_without_an_agent(bed: Bed) -> None:
+    """Nobody captures there, and doctor says why; a node's network is refused."""
+    words = ("patch", "daemonset", "sniffer-agent", "-n", NAMESPACE, "--type=merge", "-p")
+    select = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node2"}}}}}
+    before = bed.cluster.get("DaemonSet", "sniffer-agent", NAMESPACE)["spec"]["template"]["spec"]["nodeSelector"]
+    bed.cluster.kubectl(*words, json.dumps(select))
+    try:
+        bed.cluster.wait(lambda: len(agents(bed)) == 1, 30, "one agent")
+        done = subprocess.run(
+            bed.line("capture", "web", "-n", bed.namespace, "-w", "/dev/null"),
+            capture_output=True, text=True, env=dict(bed.environment),
+        )  # fmt: skip
+        assert done.returncode == 3
+        assert "agent does not run on node node1" in done.stderr
+        found = {one["check"]: one for one in json.loads(bed.run("doctor", "--json", status=1))}
+        assert (found["node node1"]["result"], found["node node1"]["text"]) == ("warn", "no agent")
+    finally:
+        back = {"kubernetes.io/hostname": None, **before}
+        bed.cluster.kubectl(*words, json.dumps({"spec": {"template": {"spec": {"nodeSelector": back}}}}))
+        bed.cluster.wait(lambda: len(agents(bed)) == 2, 60, "both agents")
+
+
+def agents(bed: Bed) -> list[str]:
+    """Of nodes whose agent is ready."""
+    words = ("get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=agent", "-o", "json")
+    items = json.loads(bed.cluster.kubectl(*words))["items"]
+    return [
+        item["spec"]["nodeName"]
+        for item in items
+        if not item["metadata"].get("deletionTimestamp")
+        and any(one["type"] == "Ready" and one["status"] == "True" for one in item["status"].get("conditions", ()))
+    ]
+
+
+def test_completion(bed: Bed) -> None:
+    """As kubectl asks for it."""
+    done = subprocess.run(
+        ["kubectl", "__complete", "sniffer", "capture", "-n", bed.namespace, "w"],
+        capture_output=True, text=True, env=dict(bed.environment),
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["web", ":4"], done
