@@ -40,8 +40,9 @@ static __always_inline long header_store(struct __sk_buff *skb, struct scratch *
 	return bpf_skb_store_bytes(skb, offset, s->header, length, 0);
 }
 
-/* The same of IPv4 and of a header that says nothing of the copy, for an untagged frame, straight into the packet: half the cost. template_length is a constant where this is
- * inlined. False: not so much of the packet lies in one piece, and nothing was written. */
+/* The same over IPv4, of a header that says nothing of the copy, for an untagged frame, straight into the packet: half the
+ * cost. template_length is a constant where this is inlined. False: not so much of the packet lies in one piece, and nothing
+ * was written. */
 static __always_inline bool header_write(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
 					 __u32 template_length, __u32 length, __u16 id)
 {
