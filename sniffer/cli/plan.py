@@ -44,7 +44,9 @@ def _as_object(op: ops.Op) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Records by the names of their fields, be they dataclasses or named tuples."""
+    """Records by the names of their fields, be they dataclasses or named tuples; bytes in hexadecimal."""
+    if isinstance(value, bytes):
+        return value.hex()
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if hasattr(value, "_asdict"):

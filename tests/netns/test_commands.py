@@ -195,10 +195,12 @@ def test_plan_prints_and_changes_nothing(bed: Node, agent: Agent) -> None:
     assert json.loads(tells([*agent_words, "--json"], 0)) == []
     other = agent.directory / "other"
     other.mkdir()
-    documents = (target(), mirror(interfaces=["peer0"], direction="Both", filter="tcp"))
+    tunnel = {"geneve": {"vni": 9}}
+    documents = (target(encapsulation=tunnel), mirror(interfaces=["peer0"], direction="Both", filter="tcp"))
     (other / "x.yaml").write_text(yaml.safe_dump_all(documents))
     plan = json.loads(tells(["plan", "--manifests", other, "--json"], 1))
     kinds = [op["op"] for op in plan]
+    assert bytes.fromhex(next(op["record"]["template"] for op in plan if op["op"] == "PutEgress"))[36:38] == b"\x17\xc1"
     assert {"PutFilter", "PutMirror", "PutList", "SetHook", "Attach", "Detach", "RemoveHook", "Grace", "Clear"} <= set(
         kinds
     )
