@@ -42,7 +42,7 @@ RUN /pip/bin/pip download --quiet --disable-pip-version-check --no-cache-dir --n
         --platform manylinux2014_aarch64 --dest /arm64 --requirement needed.txt
 COPY Makefile ./
 COPY bpf bpf
-RUN make --old-file=packages build/aarch64/sniffer.bpf.o && cp build/aarch64/sniffer.bpf.o /arm64/
+RUN make --old-file=packages build/aarch64/sniffer.bpf.o build/aarch64/capture.bpf.o && cp build/aarch64/*.bpf.o /arm64/
 
 FROM scratch AS arm64
 COPY --from=build-arm64 /arm64 /

@@ -137,8 +137,8 @@ $(OBJECT) $(CAPTURE): build/%.bpf.o: bpf/%.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
 
 # The same with arm64's headers, on any machine that has linux-libc-dev-arm64-cross: it is the same to the byte.
-build/aarch64/sniffer.bpf.o: SYSTEM_HEADERS := /usr/aarch64-linux-gnu/include
-build/aarch64/sniffer.bpf.o: bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
+build/aarch64/%.bpf.o: SYSTEM_HEADERS := /usr/aarch64-linux-gnu/include
+build/aarch64/%.bpf.o: bpf/%.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
 
 build/%.bpf.o: %.bpf.c $(HEADERS) Makefile | packages

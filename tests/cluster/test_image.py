@@ -79,14 +79,16 @@ def test_it_is_nobody_unless_told_otherwise(inside: Contents) -> None:
     assert inside.config["config"]["User"] == "65532:65532"
 
 
-def test_the_object_and_its_digest_are_in_it(inside: Contents) -> None:
+def test_the_objects_and_their_digests_are_in_it(inside: Contents) -> None:
     """G14: what the agent compares."""
-    [path] = inside.find(r"/sniffer/kernel/sniffer\.bpf\.o$")
-    digest = hashlib.sha256(inside.files[path] or b"").hexdigest()
-    assert inside.text(r"/sniffer/kernel/sniffer\.bpf\.o\.sha256$") == f"{digest}  sniffer.bpf.o\n"
-    [file] = json.loads(inside.text(SBOM))["files"]
-    checksums = {one["algorithm"]: one["checksumValue"] for one in file["checksums"]}
-    assert (file["fileName"].removeprefix("./"), checksums["SHA256"]) == (path, digest)
+    paths = inside.find(r"/sniffer/kernel/[a-z]+\.bpf\.o$")
+    assert [path.rpartition("/")[2] for path in sorted(paths)] == ["capture.bpf.o", "sniffer.bpf.o"]
+    files = {one["fileName"].removeprefix("./"): one["checksums"] for one in json.loads(inside.text(SBOM))["files"]}
+    assert files.keys() == set(paths)
+    for path, checksums in files.items():
+        digest = hashlib.sha256(inside.files[path] or b"").hexdigest()
+        assert (inside.files[f"{path}.sha256"] or b"").decode() == f"{digest}  {path.rpartition('/')[2]}\n"
+        assert {"algorithm": "SHA256", "checksumValue": digest} in checksums
 
 
 def test_the_sbom_says_what_is_there(inside: Contents) -> None:
@@ -114,7 +116,7 @@ def test_the_sbom_says_what_is_there(inside: Contents) -> None:
 
 
 def test_what_arm64_needs(inside: Contents, arm64: Path) -> None:
-    """Every package of the image as a wheel that an arm64 machine takes; the object is the same to the byte."""
+    """Every package of the image as a wheel that an arm64 machine takes; the objects are the same to the byte."""
     there = contents(arm64).files
     wheels = [file for file in there if file.endswith(".whl")]
     assert all(re.search(r"-(any|manylinux\w*_aarch64(\.\w+)*)\.whl$", file) for file in wheels), wheels
@@ -122,8 +124,9 @@ def test_what_arm64_needs(inside: Contents, arm64: Path) -> None:
     bill = json.loads(inside.text(SBOM))
     wanted = {one["name"] for one in bill["packages"] if "pkg:pypi/" in one["externalRefs"][0]["referenceLocator"]}
     assert {re.sub(r"[-_.]+", "-", file.split("-")[0]).lower() for file in wheels} == wanted
-    [path] = inside.find(r"/sniffer/kernel/sniffer\.bpf\.o$")
-    assert there["sniffer.bpf.o"] == inside.files[path]
+    for name in ("sniffer.bpf.o", "capture.bpf.o"):
+        [path] = inside.find(rf"/sniffer/kernel/{re.escape(name)}$")
+        assert there[name] == inside.files[path]
 
 
 def _run(cluster: Cluster, namespace: str, image: str, name: str, words: Sequence[str], **security: object) -> str:
