@@ -131,6 +131,18 @@ static __always_inline bool tells_of_each(const struct egress *e)
 	return e->flags & (EGRESS_SEQUENCE | EGRESS_CHECKSUM) || e->encapsulation == ENCAPSULATION_GENEVE;
 }
 
+/* What the underlay has no room for in one packet is cut like what is longer than a snap length. A super-packet becomes
+ * segments first, unless it is to be cut anyway. */
+static __always_inline void cut_to_room(struct __sk_buff *skb, struct slot *slot, const struct egress *e, __u32 length)
+{
+	__u32 room = room_of(e);
+
+	if (length <= room || (skb->gso_size && length == slot->original_length))
+		return;
+	slot->snap_length = room;
+	slot->length = room;
+}
+
 static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
 				      const struct tunnel *t)
 {
@@ -142,6 +154,8 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 	long status;
 
 	slot->original_length = w->frame_length;
+	if (t->oversize == OVERSIZE_TRUNCATE)
+		cut_to_room(skb, slot, e, cut_to(w->frame_length, slot->snap_length));
 	if (slot->snap_length && wrap.length > slot->snap_length) {
 		wrap.length = slot->snap_length;
 		if (!cut_tail(skb,
@@ -163,6 +177,8 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 		fits = fit_segments(skb, s, e, &wrap);
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
+		if (t->oversize == OVERSIZE_TRUNCATE && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
+			return pass_on(skb, s, was_cut);
 		if (!fits)
 			return e->flags & EGRESS_DONT_FRAGMENT ? refuse(slot, OUTCOME_DROPPED_OVERSIZE)
 							       : pass_on(skb, s, e, was_cut);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Which of the frames that a mirror wants it gets: one in so many, and no more than its budget has room for.
+ * Which of the frames that a mirror wants it gets: one in so many, and no more than its budget has room for; and none where
+ * a copy would harm, or copies seem to make more copies.
  *
  * A budget is a token bucket that all CPUs share, as an amount of time (the generic cell rate algorithm, ITU-T I.371):
  * each packet costs what the rate takes to make up for it, and none passes that would bring the debt above the burst. A
@@ -13,6 +14,8 @@
 #include "flow.h"
 #include "window.h"
 
+#define PTP_EVENT_PORT 319
+#define PTP_GENERAL 8 /* messageType: events are below */
 #define SAMPLING_SEED 0xd6e8feb86659fd93ULL
 
 /* Of the present frame, worked out once. */
@@ -68,19 +71,76 @@ __noinline int budget_takes(__u32 id, __u32 bytes)
 	return taken;
 }
 
-static __always_inline __u32 cut_to(__u32 length, __u32 snap_length)
+/* Has this hook seen this very frame before? Copies that somebody unwraps and sends back come again and again. */
+static __always_inline bool is_repeated(struct scratch *s, __u32 ifindex, __u32 mirror_id)
 {
-	return snap_length && length > snap_length ? snap_length : length;
+	__u64 hash = flow_mix(FLOW_SEED, (__u64)ifindex << 32 | mirror_id << 1 | s->direction), *word;
+	struct window *w = &s->window;
+	__u32 place;
+
+	hash = flow_mix(hash, w->frame_length);
+	for (__u32 n = 0; n < WINDOW_LENGTH; n += 8) {
+		if (n + 8 > w->length)
+			break;
+		hash = flow_mix(hash, (__u64)window_raw32(w, n) << 32 | window_raw32(w, n + 4));
+	}
+	place = hash >> 32 & (REPEATS_MAX - 1);
+	word = bpf_map_lookup_elem(&repeats, &place);
+	if (!word || *word == hash)
+		return true;
+	*word = hash;
+	return false;
 }
 
-/* Why a mirror does not get the frame, an enum outcome; OUTCOME_SENT: it does. */
-__noinline int limit_outcome(__u32 level, __u32 mirror_id)
+/* Whether the frame is one of PTP (IEEE 1588) whose time of sending matters: its sender has asked for a stamp, the clone would
+ * take the asking along, and devices that have room for one stamp would leave the original without. */
+__noinline int is_time_event(__u32 level)
+{
+	struct scratch *s = scratch_at(level);
+	struct window *w;
+	__u32 at = ETH_HLEN;
+	__u16 type;
+	__u8 protocol;
+
+	if (!s)
+		return 0;
+	w = &s->window;
+	type = window_u16(w, 12);
+	for (int tags = 0; tags < 3; tags++) {
+		if (type != ETH_P_8021Q && type != ETH_P_8021AD)
+			break;
+		type = window_u16(w, at + 2);
+		at += 4;
+	}
+	if (type == ETH_P_1588)
+		return at < w->length && (window_u8(w, at) & 15) < PTP_GENERAL;
+	if (type == ETH_P_IP) {
+		protocol = window_u8(w, at + 9);
+		at += (window_u8(w, at) & 15) * 4;
+	} else if (type == ETH_P_IPV6) {
+		protocol = window_u8(w, at + 6);
+		at += 40;
+		protocol = flow_protocol(w, &at, protocol);
+	} else {
+		return 0;
+	}
+	return protocol == IPPROTO_UDP && at + 4 <= w->length && window_u16(w, at + 2) == PTP_EVENT_PORT;
+}
+
+/* Why a mirror does not get the frame, an enum outcome; OUTCOME_SENT: it does. flags: of its lease. */
+__noinline int limit_outcome(struct __sk_buff *skb, __u32 level, __u32 mirror_id, __u32 flags)
 {
 	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &mirror_id);
 	struct scratch *s = scratch_at(level);
 
 	if (!s || !m)
 		return OUTCOME_DROPPED_RATE_LIMIT;
+	if (s->stamped)
+		return OUTCOME_DROPPED_PTP;
+	if (flags & LEASE_HELD >> LEASE_FLAGS_SHIFT)
+		return OUTCOME_DROPPED_STORM;
+	if (flags && is_repeated(s, skb->ifindex, mirror_id))
+		count(m->counter, OUTCOME_REPEATED, m->target_count, 0);
 	if (m->one_in && !sampled(s, m))
 		return OUTCOME_DROPPED_SAMPLED_OUT;
 	if (m->budget && !budget_takes(m->budget, cut_to(s->window.frame_length, m->snap_length)))

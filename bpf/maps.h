@@ -33,7 +33,7 @@ ARRAY_OF(__u64, hooks, HOOKS_MAX);
 ARRAY_OF(struct list, lists, LISTS_MAX);
 ARRAY_OF(struct filter, filters, FILTERS_MAX);
 ARRAY_OF(struct mirror, mirrors, MIRRORS_MAX);
-ARRAY_OF(__u64, leases, MIRRORS_MAX); /* valid until, CLOCK_MONOTONIC nanoseconds */
+ARRAY_OF(__u64, leases, MIRRORS_MAX); /* LEASE_ flags, and valid until */
 ARRAY_OF(struct tunnel, tunnels, TUNNELS_MAX);
 ARRAY_OF(struct egress, egress, EGRESS_MAX);
 ARRAY_OF(__u64, paths, EGRESS_MAX); /* enum path_word */
@@ -57,6 +57,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bucket);
 } buckets SEC(".maps");
+
+/* Hashes of frames that watched mirrors have matched, at a place by their hash. */
+#define REPEATS_MAX 16384
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, REPEATS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} repeats SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -129,6 +138,7 @@ struct slot {
 	__u32 hash;
 	__u32 egress_seen;     /* what the mirror calls egress, else its ingress */
 	__u32 original_length; /* bytes of the frame as it matched */
+	__u32 length;	       /* bytes of the copy; encap makes less of it where the underlay has no room */
 	__u32 outcome;	       /* result: OUTCOME_SENT, a drop, or OUTCOME_RELAYED */
 	__u32 segments;	       /* result: frames given to the slow path */
 };
@@ -151,6 +161,7 @@ struct scratch {
 	__u32 flow_known;		  /* whether `flow` is the present frame's */
 	__u64 flow;			  /* flow_hash() */
 	__u32 direction;		  /* of its hook */
+	__u32 stamped;			  /* whether it is one that the device will stamp */
 	__u32 packets;			  /* wrapped by this CPU: the outer identification */
 	__u8 front[FRAGMENT_HEADER];	  /* where a fragment's headers begin (fragment.h), or nothing */
 	__u8 header[HEADER_MASK + 1 + 8]; /* outer header, inner Ethernet header and tag, as built */

@@ -25,21 +25,26 @@ static __always_inline int lose(__u32 counter, enum outcome outcome, __u32 bytes
 }
 
 static __always_inline int wrap_frame(struct __sk_buff *skb, struct scratch *s, const struct egress *e, __u32 level,
-				      bool drop_oversize)
+				      enum oversize policy)
 {
 	__u32 counter = s->slot.counter, bytes = s->window.frame_length, zero = 0, length;
 	__u64 *relay_ifindex = bpf_map_lookup_elem(&relay, &zero);
 	__u32 id = bpf_get_prandom_u32(), gap = 0, transport = transport_of(e);
+	__u32 cut = cut_to(bytes, s->slot.snap_length), room = room_of(e);
 	bool oversize;
 
-	if (s->slot.snap_length && bytes > s->slot.snap_length) {
-		bytes = s->slot.snap_length;
+	if (policy == OVERSIZE_TRUNCATE && cut > room) {
+		count(counter, OUTCOME_TRUNCATED, 1, cut - room);
+		cut = room;
+	}
+	if (cut < bytes) {
+		bytes = cut;
 		if (!cut_tail(skb, bytes - s->window.tag_length) && !cut_middle(skb, bytes - s->window.tag_length))
 			return lose(counter, OUTCOME_LOST_OVERSIZE, bytes);
 	}
 	length = e->template_length - OUTER_IP + bytes;
 	oversize = length > e->mtu;
-	if (oversize && (drop_oversize || e->flags & EGRESS_DONT_FRAGMENT))
+	if (oversize && (policy == OVERSIZE_DROP || e->flags & EGRESS_DONT_FRAGMENT))
 		return lose(counter, OUTCOME_LOST_OVERSIZE, bytes);
 	header_build(s, e, length, s->slot.hash, id);
 	if (oversize) {

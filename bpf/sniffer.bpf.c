@@ -96,7 +96,7 @@ int encap_frame(struct __sk_buff *skb)
 	if (outcome != OUTCOME_SENT)
 		return lose(counter, OUTCOME_LOST_NO_NEIGHBOUR, s->window.frame_length);
 	*level += 1;
-	verdict = wrap_frame(skb, s, e, *level - 1, t->oversize == OVERSIZE_DROP);
+	verdict = wrap_frame(skb, s, e, *level - 1, t->oversize);
 	*level -= 1;
 	return verdict;
 }

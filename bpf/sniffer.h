@@ -38,10 +38,12 @@
 
 enum direction { INGRESS = 0, EGRESS = 1 };
 
-/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | enum guard << 29 | list id, at one of the
- * HOOKS_PROBES places from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store. */
+/* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | enum guard << 29 | HOOK_STAMPS | list id, at one
+ * of the HOOKS_PROBES places from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store.
+ * HOOK_STAMPS: the device stamps packets with the time of their sending, one at a time: no copy may go before them. */
 #define HOOK_GUARD_SHIFT 29
-#define HOOK_LIST_MASK 0x1fffffff
+#define HOOK_STAMPS 0x10000000
+#define HOOK_LIST_MASK 0x0fffffff
 
 /* Which copies pass a hook beside those with our mark and header. NODE: an interface of a node: those of other nodes, and ours
  * inside of an overlay. ANALYZER: towards a pod that is an analyzer: whoever sent them. REFUSALS, and NODE: what an analyzer
@@ -113,7 +115,7 @@ enum encapsulation {
 	ENCAPSULATION_ERSPAN2 = 4,
 	ENCAPSULATION_ERSPAN3 = 5,
 };
-enum oversize { OVERSIZE_SEGMENT = 0, OVERSIZE_DROP = 1 };
+enum oversize { OVERSIZE_SEGMENT = 0, OVERSIZE_DROP = 1, OVERSIZE_TRUNCATE = 2 };
 
 /* Value of `tunnels`. A cleared record keeps its generation: a frame still in the relay that was meant for the
  * former one is recognised by it. */
@@ -172,6 +174,12 @@ struct outer {
 	__u8 kind;
 };
 
+/* Word of `leases`, by mirror id: CLOCK_MONOTONIC in nanoseconds until which the mirror is valid, with these flags. WATCHED:
+ * repeated frames are looked for. HELD: what matches is counted and dropped: its copies may come back as matches. */
+#define LEASE_HELD 0x8000000000000000
+#define LEASE_WATCHED 0x4000000000000000
+#define LEASE_FLAGS_SHIFT 62
+
 /* Word of `relay`: ifindex of its sending end, and whether its receiving end shares the backlog of production's packets,
  * for want of a ring. */
 #define RELAY_SHARED 0x100000000
@@ -181,7 +189,8 @@ enum path_word { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_N
 
 /* What became of a frame. Per mirror: matched = sent + every drop, in packets. wire and the losses are beside it:
  * packets written to the uplink, packets lost behind the relay. relayed - arrived is what the relay has in flight
- * or lost. skipped (on counter 0) and turns are told apart from all of these. */
+ * or lost. skipped (on counter 0) and turns are told apart from all of these. truncated: copies cut to what the underlay has
+ * room for, and the bytes that were cut. repeated: matches of a frame that this very hook has seen before, while watched. */
 enum outcome {
 	OUTCOME_MATCHED,
 	OUTCOME_SENT,
@@ -194,6 +203,8 @@ enum outcome {
 	OUTCOME_DROPPED_NO_MEMORY,
 	OUTCOME_DROPPED_RELAY_DOWN,
 	OUTCOME_DROPPED_COPY_LIMIT,
+	OUTCOME_DROPPED_PTP,
+	OUTCOME_DROPPED_STORM,
 	OUTCOME_WIRE,
 	OUTCOME_LOST_NO_MEMORY,
 	OUTCOME_LOST_OVERSIZE,
@@ -204,6 +215,8 @@ enum outcome {
 	OUTCOME_ARRIVED,
 	OUTCOME_SKIPPED,
 	OUTCOME_TURNS,
+	OUTCOME_TRUNCATED,
+	OUTCOME_REPEATED,
 	OUTCOMES,
 };
 

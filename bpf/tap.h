@@ -100,9 +100,12 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	outcome = path_outcome(s->slot.egress);
 	if (outcome == OUTCOME_SENT && t->budget && !budget_takes(t->budget, length))
 		outcome = OUTCOME_DROPPED_RATE_LIMIT;
+	s->slot.length = length;
 	if (outcome == OUTCOME_SENT)
 		outcome = clone_to_relay(skb, &s->slot);
-	count(m->counter, outcome, 1, outcome == OUTCOME_SENT ? length : bytes);
+	count(m->counter, outcome, 1, outcome == OUTCOME_SENT ? s->slot.length : bytes);
+	if (outcome == OUTCOME_SENT && s->slot.length < length)
+		count(m->counter, OUTCOME_TRUNCATED, 1, length - s->slot.length);
 	return 0;
 }
 
@@ -117,18 +120,21 @@ static __always_inline void drop_all(const struct mirror *m, enum outcome outcom
 __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 {
 	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &id);
-	const __u64 *lease = bpf_map_lookup_elem(&leases, &id);
+	volatile __u64 *lease = bpf_map_lookup_elem(&leases, &id);
 	struct scratch *s = scratch_at(level);
+	__u64 word;
 	int outcome;
 
 	if (!s || !m || !lease)
 		return 0;
-	if (*lease <= now_ns(s))
+	word = *lease;
+	if ((word & ~(LEASE_HELD | LEASE_WATCHED)) <= now_ns(s))
 		return 0;
+	word >>= LEASE_FLAGS_SHIFT;
 	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
 		return 0;
-	if (m->one_in | m->budget) {
-		outcome = limit_outcome(level, id);
+	if (m->one_in | m->budget | s->stamped | word) {
+		outcome = limit_outcome(skb, level, id, word);
 		if (outcome != OUTCOME_SENT) {
 			drop_all(m, outcome, s->window.frame_length);
 			return 0;
@@ -181,6 +187,7 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	s->copies = 0;
 	s->flow_known = 0;
 	s->direction = direction;
+	s->stamped = list & HOOK_STAMPS ? is_time_event(*level) : 0;
 	*level += 1;
 	mirror_all(skb, *level - 1, list & HOOK_LIST_MASK);
 	*level -= 1;

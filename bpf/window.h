@@ -37,6 +37,11 @@ static __always_inline __u32 window_raw32(struct window *w, __u32 offset)
 	return *(__u32 *)(w->bytes + masked(w->base + offset, WINDOW_MASK));
 }
 
+static __always_inline __u32 cut_to(__u32 length, __u32 snap_length)
+{
+	return snap_length && length > snap_length ? snap_length : length;
+}
+
 /* 0, or an error that means that the frame cannot be read (never seen; an empty frame). */
 static __always_inline long window_load(struct __sk_buff *skb, struct window *w)
 {

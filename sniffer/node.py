@@ -15,6 +15,8 @@ from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.netns import Namespaces
 from sniffer.kernel.observe import observe, relay_of
 from sniffer.kernel.pins import Maps, Pins
+from sniffer.kernel.stamps import Stamps
+from sniffer.kernel.storms import Storms, flags_of
 from sniffer.model.identity import Identity
 from sniffer.plan import ops
 from sniffer.plan.binding import Owners, bind
@@ -71,6 +73,8 @@ class Node:
         self._links: tuple[Link, ...] = ()
         self._attached: tuple[int, tuple[Link, ...], Mapping[Hook, Attachment]] | None = None
         """When they were read, beside which interfaces, and what was found."""
+        self._storms = Storms()
+        self._stamps = Stamps()
         self._waits_s = BINDING_S
         self._seen: Sources | None = None
 
@@ -104,6 +108,7 @@ class Node:
             programs=self._programs,
             bindings=self._bindings(sources, links),
             time=datetime.now(UTC),
+            stamps=self._stamps.of(links),
             renews=renews,
         )
 
@@ -135,7 +140,8 @@ class Node:
         """The next plan; () when the kernel is as it should be."""
         facts = replace(self.facts(sources, renews), node=str(node_of(node_name).get("node", "")))
         observed = self._observed(self._maps, facts) if self._maps else State()
-        wanted = self._compiled(sources, facts)
+        facts = replace(facts, flags=self._flags(observed, facts))
+        wanted = self._storms.told(self._compiled(sources, facts))
         if not sources.complete:
             wanted = _held(wanted, observed, sources.known)
         reasons = {verdict.reason for verdict in wanted.verdicts}
@@ -146,6 +152,16 @@ class Node:
         self._links = facts.links
         desired = self._desired(wanted, observed, facts, node_name)
         return diff(observed, desired, {number: name for name, number in self._programs.items()})
+
+    def _flags(self, observed: State, facts: Facts) -> Mapping[Identity, int]:
+        """LEASE_ flags; a preview leaves them as they are."""
+        if self._maps is None or self._kernel is None:
+            return flags_of(observed)
+        flags = self._storms.look(self._maps, observed, facts)
+        wait_s = self._storms.wait_s
+        if wait_s is not None:
+            self.wait_s = wait_s if self.wait_s is None else min(wait_s, self.wait_s)
+        return flags
 
     def _observed(self, maps: Maps, facts: Facts) -> State:
         """The kernel tells of a clsact filter that goes, so that is looked at every time."""

@@ -71,6 +71,7 @@ class Machine:
     words: dict[Place, int] = field(default_factory=dict)
     hooks: dict[Hook, int] = field(default_factory=dict)
     guards: dict[Hook, Guard] = field(default_factory=dict)
+    stamps: set[Hook] = field(default_factory=set)
     outers: set[OuterKey] = field(default_factory=set)
     names: dict[NameKey, str] = field(default_factory=dict)
     counted: dict[int, set[Identity]] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class Machine:
         return State(
             hooks=dict(self.hooks),
             guards=dict(self.guards),
+            stamps=frozenset(self.stamps),
             outers=frozenset(self.outers),
             lists={n: unpack_list(octets) for n, octets in self._records("lists")},
             filters={n: unpack_program(octets) for n, octets in self._records("filters") if octets[:2] != b"\0\0"},
@@ -218,13 +220,15 @@ class Machine:
                 self._word(("labels", number), word)
             case ops.PutName(key, text):
                 self.names[key] = text
-            case ops.SetHook(hook, number, guard):
+            case ops.SetHook(hook, number, guard, stamps):
                 self.hooks[hook] = number
+                self.stamps = self.stamps - {hook} | ({hook} if stamps else set())
                 self.guards = {other: kind for other, kind in self.guards.items() if other != hook}
                 self.guards |= {hook: guard} if guard else {}
             case ops.RemoveHook(hook):
                 self.hooks.pop(hook, None)
                 self.guards.pop(hook, None)
+                self.stamps.discard(hook)
             case ops.PutOuter(key):
                 self.outers.add(key)
             case ops.RemoveOuter(key):

@@ -16,6 +16,7 @@ from sniffer.abi.limits import (
     ENDPOINTS_LENGTH,
     HOOK_GUARD_SHIFT,
     HOOK_LIST_MASK,
+    HOOK_STAMPS,
     HOOKS_MAX,
     HOOKS_PROBES,
     LIST_LENGTH,
@@ -96,9 +97,10 @@ class Hook(NamedTuple):
         first = 2 * self.ifindex + self.direction
         return tuple((first + n) % HOOKS_MAX for n in range(HOOKS_PROBES))
 
-    def word(self, list_id: int, guard: Guard = Guard.NONE) -> int:
-        """Its word in `hooks`: ifindex << 32 | direction << 31 | guard << HOOK_GUARD_SHIFT | list id."""
-        return self.ifindex << 32 | self.direction << 31 | guard << HOOK_GUARD_SHIFT | list_id
+    def word(self, list_id: int, guard: Guard = Guard.NONE, stamps: bool = False) -> int:
+        """Its word in `hooks`: ifindex << 32 | direction << 31 | guard << HOOK_GUARD_SHIFT | HOOK_STAMPS | list id."""
+        flags = guard << HOOK_GUARD_SHIFT | (HOOK_STAMPS if stamps else 0)
+        return self.ifindex << 32 | self.direction << 31 | flags | list_id
 
     @classmethod
     @lru_cache(maxsize=READ_AGAIN)

@@ -162,7 +162,7 @@ class Screen:
 
 def is_good(row: Row) -> bool:
     """Whether a mirror is as asked."""
-    return row["state"] in GOOD_STATES and row["reason"] != "LeaseEnded"
+    return row["state"] in GOOD_STATES and row["reason"] not in ("LeaseEnded", "Storm")
 
 
 def _order(row: Row) -> tuple[bool, int, str]:

@@ -70,8 +70,8 @@ class Kernel:
                 maps.write("mirrors", number, record.pack())
             case ops.PutList(number, mirrors):
                 maps.write("lists", number, pack_list(mirrors))
-            case ops.SetHook(hook, number, guard):
-                self._set_hook(hook, hook.word(number, guard))
+            case ops.SetHook(hook, number, guard, stamps):
+                self._set_hook(hook, hook.word(number, guard, stamps))
             case ops.RemoveHook(hook):
                 self._remove_hook(hook)
             case ops.Attach(hook, mechanism, program):

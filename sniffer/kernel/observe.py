@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from sniffer.abi.limits import Direction
+from sniffer.abi.limits import HOOK_STAMPS, Direction
 from sniffer.abi.records import (
     BudgetRecord,
     EgressRecord,
@@ -38,7 +38,8 @@ def observe(
     attachments: Mapping[Hook, Attachment] | None = None,
 ) -> State:
     """Reads everything back. attachments: what is known of them; None: they are read too, which takes longest."""
-    words = [Hook.of_word(word) for word in _words(maps, "hooks").values()]
+    hook_words = _words(maps, "hooks").values()
+    words = [Hook.of_word(word) for word in hook_words]
     hooks = {hook: number for hook, number, _ in words}
     tunnels = dict(_records(maps, "tunnels", TunnelRecord.unpack))
     candidates = set(hooks)
@@ -47,6 +48,7 @@ def observe(
     return State(
         hooks=hooks,
         guards={hook: guard for hook, _, guard in words if guard},
+        stamps=frozenset(Hook.of_word(word)[0] for word in hook_words if word & HOOK_STAMPS),
         outers=frozenset(OuterKey.unpack(key) for key, _ in maps.outers.items()),
         lists=dict(_records(maps, "lists", unpack_list)),
         filters=dict(_filters(maps)),

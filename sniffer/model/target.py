@@ -139,6 +139,7 @@ class Oversize(StrEnum):
 
     SEGMENT = "Segment"
     DROP = "Drop"
+    TRUNCATE = "Truncate"
 
 
 class Service(Model):
@@ -253,7 +254,7 @@ class TargetSpec(Model):
     ]
     """The analyzers; each flow goes to one of them, in both directions. Cannot be changed: make a new target."""
     oversize: Annotated[Oversize, Field(strict=False), one_of(Oversize)] = Oversize.SEGMENT
-    """Segment: a copy that does not fit is cut or fragmented; Drop: it is dropped and counted."""
+    """Of a copy that does not fit. Segment: cut anew or fragmented; Truncate: cut to what fits; Drop: dropped."""
     outer: Outer = Outer()
     """The outer IP header."""
     allowed_namespaces: LabelSelector | None = None

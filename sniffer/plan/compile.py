@@ -27,7 +27,11 @@ _PATH_WORDS = {
     PathState.NO_ROUTE: PathWord.NO_ROUTE,
 }
 _SAMPLING = {SamplingUnit.FLOW: Sampling.FLOW, SamplingUnit.PACKET: Sampling.PACKET}
-_OVERSIZE = {resources.Oversize.SEGMENT: Oversize.SEGMENT, resources.Oversize.DROP: Oversize.DROP}
+_OVERSIZE = {
+    resources.Oversize.SEGMENT: Oversize.SEGMENT,
+    resources.Oversize.DROP: Oversize.DROP,
+    resources.Oversize.TRUNCATE: Oversize.TRUNCATE,
+}
 
 
 @dataclass(frozen=True, slots=True)

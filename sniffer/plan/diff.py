@@ -103,8 +103,10 @@ def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
     yield from (ops.PutOuter(key) for key in sorted(desired.outers - observed.outers))
     for hook, number in desired.hooks.items():
         guard = desired.guards.get(hook, Guard.NONE)
-        if observed.hooks.get(hook) != number or guard != observed.guards.get(hook, Guard.NONE):
-            yield ops.SetHook(hook, number, guard)
+        stamps = hook in desired.stamps
+        found = observed.guards.get(hook, Guard.NONE), hook in observed.stamps
+        if observed.hooks.get(hook) != number or (guard, stamps) != found:
+            yield ops.SetHook(hook, number, guard, stamps)
     for hook in desired.hooks:
         yield from _attach(observed, desired, hook, programs)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from sniffer.model.identity import Identity
 from sniffer.plan.cluster import Binding
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
@@ -100,5 +101,9 @@ class Facts:
     """The wall clock, for mirrors that end."""
     node: str = ""
     """This node's name."""
+    flags: Mapping[Identity, int] = field(default_factory=dict)
+    """LEASE_ flags of mirrors whose copies seem to make more copies (plan/storm.py)."""
+    stamps: frozenset[int] = frozenset()
+    """Devices, by ifindex, that stamp what they send with the time of it (IEEE 1588)."""
     renews: bool = True
     """False: the source has been silent for too long, and leases run out."""

@@ -18,6 +18,8 @@ from sniffer.plan.facts import Facts
 from sniffer.plan.names import identity_of, identity_text, verdict_of, verdict_text
 from sniffer.plan.state import Attachment, Mirror, State, Tunnel, Verdict, Wanted
 
+_LEASE_FLAGS = limits.LEASE_HELD | limits.LEASE_WATCHED
+
 
 class TableFullError(Exception):
     """No id is free; the argument is the table's name."""
@@ -103,6 +105,9 @@ class Assignment:
         return State(
             hooks=hooks,
             guards={hook: guard for hook, guard in wanted.guards.items() if hook in hooks},
+            stamps=frozenset(
+                hook for hook in hooks if hook.direction == limits.Direction.EGRESS and hook.ifindex in facts.stamps
+            ),
             outers=wanted.outers,
             lists=self._lists.wanted,
             filters=self._filters.wanted,
@@ -179,12 +184,14 @@ class Assignment:
         return replace(self._tunnels.wanted[number].record, generation=generation)
 
     def _lease(self, number: int) -> int:
-        """Renewed when a third of it is over, while the source can be heard."""
-        until, facts = self._observed.leases.get(number, 0), self._facts
-        if not facts.renews:
-            return until
+        """Its word. Renewed when a third of it is over, while the source can be heard."""
+        until, facts = self._observed.leases.get(number, 0) & ~_LEASE_FLAGS, self._facts
+        owner = identity_of(self._counters.wanted[self._mirrors.wanted[number].counter])
+        flags = facts.flags.get(owner, 0) if owner else 0
         left = until - facts.now_ns
-        return until if 3 * left > 2 * facts.lease_ns and left <= facts.lease_ns else facts.now_ns + facts.lease_ns
+        if facts.renews and not (3 * left > 2 * facts.lease_ns and left <= facts.lease_ns):
+            until = facts.now_ns + facts.lease_ns
+        return until | flags
 
     def _names(self, verdicts: tuple[Verdict, ...], node_name: str) -> dict[NameKey, str]:
         names = {NameKey(NameKind.NODE, 0): node_name}

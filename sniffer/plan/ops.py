@@ -31,7 +31,7 @@ class SetRelay:
 
 @dataclass(frozen=True, slots=True)
 class SetLease:
-    """One word: mirror `id` is valid until `until_ns` of CLOCK_MONOTONIC; 0 ends it."""
+    """One word: mirror `id` is valid until `until_ns` of CLOCK_MONOTONIC, with LEASE_ flags; 0 ends it."""
 
     id: int
     until_ns: int
@@ -116,6 +116,8 @@ class SetHook:
     hook: Hook
     list: int
     guard: Guard = Guard.NONE
+    stamps: bool = False
+    """Whether PTP's event packets are left out there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,14 @@ class State:
 
     hooks: Mapping[Hook, int] = field(default_factory=dict)
     guards: Mapping[Hook, Guard] = field(default_factory=dict)
+    stamps: frozenset[Hook] = frozenset()
+    """Hooks on the way out of devices that stamp what they send."""
     outers: frozenset[OuterKey] = frozenset()
     lists: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     filters: Mapping[int, Program] = field(default_factory=dict)
     mirrors: Mapping[int, MirrorRecord] = field(default_factory=dict)
     leases: Mapping[int, int] = field(default_factory=dict)
+    """Words: until when, with LEASE_ flags."""
     tunnels: Mapping[int, TunnelRecord] = field(default_factory=dict)
     generations: Mapping[int, int] = field(default_factory=dict)
     """Of cleared tunnels that were in use once."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sniffer.abi.limits import NameKind, Outcome, PathWord
+from sniffer.abi.limits import LEASE_HELD, LEASE_WATCHED, NameKind, Outcome, PathWord
 from sniffer.abi.records import Hook, MirrorRecord, NameKey, Tally
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Link, PathState, Relay
@@ -82,7 +82,7 @@ def _linked(state: State) -> dict[int, list[int]]:
 
 def _mirror_row(look: Look, verdict: Verdict, counter: int | None, linked: Mapping[int, list[int]]) -> Row:
     ids = linked.get(counter, []) if counter else []
-    left_ns = min((look.state.leases.get(number, 0) - look.now_ns for number in ids), default=0)
+    left_ns = min((_until(look.state, number) - look.now_ns for number in ids), default=0)
     state, reason, message = verdict.state, verdict.reason, verdict.message
     missing = _missing(look, set(ids))
     if state == "Programmed" and missing:
@@ -104,6 +104,10 @@ def _mirror_row(look: Look, verdict: Verdict, counter: int | None, linked: Mappi
     }
 
 
+def _until(state: State, mirror: int) -> int:
+    return state.leases.get(mirror, 0) & ~(LEASE_HELD | LEASE_WATCHED)
+
+
 def _missing(look: Look, ids: set[int]) -> list[str]:
     """The hooks that lead to one of these mirrors and have no program of ours."""
     names = {link.index: link.name for link in look.links}
@@ -123,6 +127,7 @@ def _tallies(tallies: tuple[Tally, ...]) -> Row:
         "matched": _both(tallies[Outcome.MATCHED]),
         "sent": _both(tallies[Outcome.SENT]),
         "dropped": {reason: tallies[outcome].packets for reason, outcome in DROPS.items()},
+        "truncated": _both(tallies[Outcome.TRUNCATED]),
         "wire": _both(tallies[Outcome.WIRE]),
         "lost": losses,
         "undecided": tallies[Outcome.TURNS].packets,

@@ -164,3 +164,54 @@ def test_big_frames_cut_to_the_snap_length(bed: Bed) -> None:
     assert difference((frame[:2000] for frame in frames), (item.frame for item in got)) == ([], [])
     assert {item.fragments for item in got} == {pieces(2000, 50, mtu)}
     check_counts(*settled(agent, name), frames, outer)
+
+
+def test_truncate(bed: Bed) -> None:
+    """A8, C16: `oversize: Truncate` cuts to what fits one outer packet, frames of 65,535 bytes too; and says so."""
+    _, agent, mtu = bed
+    frames = [frame for length in (*LENGTHS, LIMIT + 5, 40_000, 65_535) for frame in frames_of(length)]
+    targets = [{**one, "spec": one["spec"] | {"oversize": "Truncate"}} for one in TARGETS]
+    (name,) = programme(agent, *targets, mirror_of("ana", targetRefs=ALL))
+    with Capture("eth0", "ana") as analyzer:
+        send(frames)
+        outer = copies(analyzer)
+    received = decode(outer)
+    sizes = []
+    for tunnel, header in TUNNELS.items():
+        room = mtu - header + 14
+        got = of_key(received, *tunnel)
+        assert difference((frame[:room] for frame in frames), (item.frame for item in got)) == ([], [])
+        assert {item.fragments for item in got} == {1}
+        sizes += [(len(frame), min(len(frame), room)) for frame in frames]
+    (row,) = settled(agent, name)
+    check_counts(row, frames * 3, outer)
+    assert row["sent"] == {"packets": len(sizes), "bytes": sum(sent for _, sent in sizes)}
+    cuts = [whole - sent for whole, sent in sizes if sent < whole]
+    assert row["truncated"] == {"packets": len(cuts), "bytes": sum(cuts)}
+
+
+def test_truncated_segments(bed: Bed) -> None:
+    """Of a super-packet each segment is cut by itself; with a snap length it is one frame, cut to what fits."""
+    here, agent, mtu = bed
+    room = mtu - 50 + 14
+    one, other = mirror_of("ana"), mirror_of("key", snapLength=20_000)
+    also = target("key", encapsulation={"gre": {"key": 5}}, oversize="Truncate")
+    names = programme(agent, target(oversize="Truncate"), also, one, other)
+    sent = payload(30_000)
+    with Capture("eth0", "ana") as analyzer:
+        udp(sent, here.peer_address, 1472)
+        outer = copies(analyzer)
+    received = decode(outer)
+    parts = [sent[at : at + 1472] for at in range(0, 30_000, 1472)]
+    got = [item.frame[42:] for item in of_key(received, "vxlan", 4242)]
+    assert difference((part[: room - 42] for part in parts), got) == ([], [])
+    (single,) = of_key(received, "gre", 5)
+    assert single.frame[42:] == sent[: mtu - 42 + 14 - 42]
+    assert {item.fragments for item in received} == {1}
+    row, cut = settled(agent, *names)
+    cuts = [len(part) + 42 - room for part in parts if len(part) + 42 > room]
+    assert row["truncated"] == {"packets": len(cuts), "bytes": sum(cuts)}
+    assert cut["truncated"] == {"packets": 1, "bytes": 20_000 - (mtu - 42 + 14)}
+    for counted in (row, cut):
+        assert not any(counted["dropped"].values())
+        assert not any(counted["lost"].values())

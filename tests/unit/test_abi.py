@@ -75,7 +75,7 @@ def test_the_longest_program() -> None:
     assert records.unpack_program(records.pack_program(program)) == program
 
 
-@given(st.integers(1, (1 << 32) - 1), st.sampled_from(Direction), st.integers(1, (1 << 29) - 1), st.sampled_from(Guard))
+@given(st.integers(1, (1 << 32) - 1), st.sampled_from(Direction), st.integers(1, (1 << 28) - 1), st.sampled_from(Guard))
 def test_hook(ifindex: int, direction: Direction, number: int, guard: Guard) -> None:
     hook = Hook(ifindex, direction)
     assert Hook.of_word(hook.word(number, guard)) == (hook, number, guard)

@@ -88,6 +88,7 @@ GOOD = [
     target(encapsulation="{gre: {key: 4294967295}}"),
     target(endpoints="[" + ", ".join(f"{{address: 10.0.0.{n}}}" for n in range(1, 9)) + "]"),
     target(oversize="Drop"),
+    target(oversize="Truncate"),
     target(outer="{ttl: 1, dscp: 63}"),
     target(outer="{ttl: 255}"),
     target(outer="{dscp: Copy, dontFragment: true, udpChecksum: true}"),
@@ -226,7 +227,7 @@ BAD = [
         "outer.udpChecksum: true",
         "false, or vxlan or geneve",
     ),
-    (target(oversize="segment"), "spec.oversize", '"segment"', "Segment, Drop"),
+    (target(oversize="segment"), "spec.oversize", '"segment"', "Segment, Drop, Truncate"),
     # I8
     (mirror(snapLength="13"), "spec.snapLength", "13", "0 (the whole frame) or 14..65535"),
     (mirror(snapLength="65536"), "spec.snapLength", "65536", "0 (the whole frame) or 14..65535"),

@@ -20,7 +20,7 @@ from sniffer.stats.rows import Look, status, unsettled
 NOW = 10**12
 ALL = Identity("ClusterTrafficMirror", None, "replay")
 DROPS = ["rate_limit", "sampled_out", "oversize", "too_big", "no_route", "no_neighbour", "no_memory", "relay_down"]
-DROPS += ["copy_limit"]
+DROPS += ["copy_limit", "ptp", "storm"]
 LOSSES = ["no_memory", "oversize", "no_route", "no_neighbour", "stale"]
 IN = Hook(7, Direction.INGRESS)
 TEMPLATE = bytes(12) + b"\x08\0\x45" + bytes(11) + bytes([10, 9, 0, 1, 10, 9, 0, 2]) + bytes(16)
@@ -108,6 +108,7 @@ def test_the_shape_of_status() -> None:
                 "matched": {"packets": 4124, "bytes": 412400},
                 "sent": {"packets": 4124, "bytes": 412400},
                 "dropped": dict.fromkeys(DROPS, 0),
+                "truncated": {"packets": 0, "bytes": 0},
                 "wire": {"packets": 4130, "bytes": 413000},
                 "lost": dict.fromkeys(LOSSES, 0),
                 "undecided": 0,
