@@ -25,6 +25,11 @@ def ours(name: str, label: str, text: str | None = None, target: str = "vxlan", 
     return Row(name, label, overhead, manifest=manifest)
 
 
+def limited(name: str, label: str, spec: dict[str, Any], overhead: int | None = None, **expected: Any) -> Row:
+    """A row that the agent makes, of a mirror that is limited."""
+    return Row(name, label, overhead, manifest={"targetRefs": [{"name": "vxlan"}]} | spec, **expected)
+
+
 ERSPAN = {"version": 3, "sessionId": 7}
 SUM = {"udpChecksum": True}
 TARGETS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {
@@ -50,6 +55,11 @@ OURS = (
     ours("vxlan6", "ours, VXLAN over IPv6", target="vxlan6", overhead=70),
     ours("geneve6", "ours, GENEVE over IPv6", target="geneve6", overhead=110),
     ours("checksum", "ours, VXLAN with a checksum", target="checksum", overhead=50),
+    limited("snap", "ours, VXLAN, 64 bytes of each", {"snapLength": 64}, 50, snap=64),
+    limited("sampled", "ours, not in a sample of flows", {"sampling": {"oneIn": 1 << 31}}),
+    limited("chance", "ours, not in a sample of packets", {"sampling": {"oneIn": 1 << 31, "per": "Packet"}}, few=True),
+    limited("within", "ours, VXLAN, within a rate", {"rateLimit": {"packetsPerSecond": 100_000_000}}, 50),
+    limited("above", "ours, above a rate", {"rateLimit": {"packetsPerSecond": 1}}, few=True),
     ours("filtered", f"ours, VXLAN, matching `udp port {PORT}`", f"udp port {PORT}", overhead=50),
     ours("ordinary", f"ours, not matching `{ORDINARY}`", ORDINARY),
     ours("hosts", f"ours, not matching `{HOSTS}`", HOSTS),

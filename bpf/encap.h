@@ -83,12 +83,14 @@ static __always_inline long clear_beyond(struct __sk_buff *skb, struct scratch *
 	return bpf_skb_store_bytes(skb, end, s->zeros, masked(excess - 1, ZEROS_LENGTH - 1) + 1, 0);
 }
 
+#define ROOM_LIMIT (FRAME_LIMIT - 64) /* what the slow path wraps, in whatever tunnel */
+
 /* Bytes of a frame that one outer packet has room for, and the slow path can wrap. */
 static __always_inline __u32 room_of(const struct egress *e)
 {
 	__u32 overhead = e->template_length - OUTER_IP, room = e->mtu > overhead ? e->mtu - overhead : 0;
 
-	return room > FRAME_LIMIT ? FRAME_LIMIT : room;
+	return room > ROOM_LIMIT ? ROOM_LIMIT : room;
 }
 
 /* Shortens a clone to length bytes, or to a little more: the kernel keeps headers that a checksum still needs. A super-

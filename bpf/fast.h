@@ -178,7 +178,7 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
 		if (t->oversize == OVERSIZE_TRUNCATE && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
-			return pass_on(skb, s, was_cut);
+			return pass_on(skb, s, e, was_cut);
 		if (!fits)
 			return e->flags & EGRESS_DONT_FRAGMENT ? refuse(slot, OUTCOME_DROPPED_OVERSIZE)
 							       : pass_on(skb, s, e, was_cut);
