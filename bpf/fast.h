@@ -125,10 +125,21 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s
 	return send(skb, e, s->slot.egress, s->slot.counter, packets, bytes);
 }
 
-/* Whether each segment of a super-packet needs a header of its own: then the kernel segments first, to what will fit. */
-static __always_inline bool tells_of_each(const struct egress *e)
+/* Whether each segment of a super-packet needs a header of its own: then the kernel segments first, to what will fit.
+ * GENEVE's says how long the segment is: of segments that are all alike, the same. */
+static __always_inline bool tells_of_each(struct __sk_buff *skb, struct scratch *s, const struct egress *e,
+					  struct wrapping *wrap)
 {
-	return e->flags & (EGRESS_SEQUENCE | EGRESS_CHECKSUM) || e->encapsulation == ENCAPSULATION_GENEVE;
+	__u32 headers = ETH_HLEN + wrap->headers, size = wrap->segment_size;
+
+	if (e->flags & (EGRESS_SEQUENCE | EGRESS_CHECKSUM))
+		return true;
+	if (e->encapsulation != ENCAPSULATION_GENEVE)
+		return false;
+	if (!(wrap->flags & BPF_F_ADJ_ROOM_FIXED_GSO) || !size || (skb->len - headers) % size)
+		return true;
+	s->slot.original_length = headers + s->window.tag_length + size;
+	return false;
 }
 
 /* What the underlay has no room for in one packet is cut like what is longer than a snap length. A super-packet becomes
@@ -182,7 +193,7 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 		if (!fits)
 			return e->flags & EGRESS_DONT_FRAGMENT ? refuse(slot, OUTCOME_DROPPED_OVERSIZE)
 							       : pass_on(skb, s, e, was_cut);
-		if (tells_of_each(e)) {
+		if (tells_of_each(skb, s, e, &wrap)) {
 			if (!(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO) && shorten_segments(skb, wrap.room + wrap.excess))
 				return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
 			return pass_on(skb, s, e, was_cut);

@@ -86,14 +86,14 @@ OVER_IPV4 = IP(src="10.1.0.2", dst="10.1.0.3", id=9)
 OVER_IPV6 = IPv6(src="fd00:1::2", dst="fd00:1::3")
 
 
-@pytest.mark.parametrize("size", [1200, 1448])
-def test_super_packets(here: Node, agent: Agent, size: int) -> None:
+@pytest.mark.parametrize(("size", "rest"), [(1200, 7), (1200, 0), (1448, 7)])
+def test_super_packets(here: Node, agent: Agent, size: int, rest: int) -> None:
     """C16: segments as they would be on the wire where they fit, else TCP cut anew; each with headers of its own.
 
     All of them together are fewer than the relay's ring takes at once.
     """
     names = mirrors(agent, "peer0", "Egress")
-    frames = [bytes(HEAD / ip / TCP(seq=1, flags="PA") / payload(size * 5 + 7)) for ip in (OVER_IPV4, OVER_IPV6)]
+    frames = [bytes(HEAD / ip / TCP(seq=1, flags="PA") / payload(size * 5 + rest)) for ip in (OVER_IPV4, OVER_IPV6)]
     with Capture("eth0", "ana") as analyzer:
         send_offloaded((frame, size) for frame in frames)
         outer = copies(analyzer)
