@@ -36,7 +36,11 @@ def make(server: ApiServer) -> Iterator[Callable[[], Reporter]]:
 
 
 def status(*mirrors: str) -> dict[str, Any]:
-    return {"state": "Running", "version": "1", "mirrors": [{"name": name} for name in mirrors]}
+    return {
+        "state": "Running",
+        "version": "1",
+        "mirrors": [{"kind": "ClusterTrafficMirror", "name": name, "state": "Programmed"} for name in mirrors],
+    }
 
 
 def found(server: ApiServer) -> dict[str, Any]:
