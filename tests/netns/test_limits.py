@@ -4,7 +4,9 @@ matched = sent + every drop, in all of them.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
@@ -267,3 +269,34 @@ def test_samples_of_packets(bed: Bed) -> None:
     sent = [row["sent"]["packets"] for row in rows]
     assert_share([True] * sent[0] + [False] * (count - sent[0]), 10)
     assert sent[1:] == [0, 0, count]
+
+
+# ---- ends ----
+
+
+def test_what_is_suspended_or_over_copies_nothing(bed: Bed) -> None:
+    """Each by its own word, and only while it says so; counters stand still meanwhile."""
+    _, agent = bed
+    ends = datetime.now(UTC) + timedelta(seconds=4)
+    until = {"expireTime": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}
+    rests = target("rests", encapsulation={"gre": {}}, suspend=True)
+    asleep, to_nobody, over = mirror_of("ana", suspend=True), mirror_of("rests"), mirror_of("ana", **until)
+    both = mirror_of("ana", targetRefs=[{"name": "ana"}, {"name": "rests"}])
+    agent.write(target("ana"), rests, asleep, to_nobody, over, both)
+    names = [document["metadata"]["name"] for document in (asleep, to_nobody, over, both)]
+    states = {"Suspended": 2, "Programmed": 2}
+    agent.wait(lambda s: Counter(r["state"] for r in s["mirrors"] if r["name"] in names) == states)
+    frame = bytes(Ether() / IP() / UDP() / payload(60))
+    send([frame] * 10)
+    assert [row["matched"]["packets"] for row in settled(agent, *names)] == [0, 0, 10, 10]
+    agent.wait(lambda s: any(r["name"] == names[2] and r["state"] == "Expired" for r in s["mirrors"]), 8)
+    assert datetime.now(UTC) - ends < timedelta(seconds=2)
+    send([frame] * 10)
+    assert [row["matched"]["packets"] for row in settled(agent, *names)] == [0, 0, 10, 20]
+    asleep["spec"]["suspend"] = False
+    rests["spec"]["suspend"] = False
+    agent.write(target("ana"), rests, asleep, to_nobody, over, both)
+    agent.wait(lambda s: all(r["reason"] in (None, "Expired") for r in s["mirrors"] if r["name"] in names))
+    in_force(agent, names[0], state="Programmed")
+    send([frame] * 10)
+    assert [row["matched"]["packets"] for row in settled(agent, *names)] == [10, 10, 10, 40]
