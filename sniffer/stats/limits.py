@@ -3,7 +3,7 @@
 from typing import Any
 
 from sniffer.abi.limits import Sampling
-from sniffer.abi.records import BudgetRecord, MirrorRecord
+from sniffer.abi.records import BudgetRecord, MirrorRecord, TunnelRecord
 from sniffer.plan.state import State
 
 Row = dict[str, Any]
@@ -19,6 +19,12 @@ def of_mirror(state: State, record: MirrorRecord | None) -> Row:
         "sampling": {"one_in": record.one_in, "per": per} if record.one_in else None,
         "rate_limit": rate_limit(state.budgets.get(record.budget)),
     }
+
+
+def of_target(state: State, record: TunnelRecord) -> Row:
+    """Its part of a target's row: only what is limited."""
+    found = {"snap_length": record.snap_length, "rate_limit": rate_limit(state.budgets.get(record.budget))}
+    return {name: value for name, value in found.items() if value}
 
 
 def rate_limit(record: BudgetRecord | None) -> Row | None:

@@ -142,8 +142,7 @@ def _targets(look: Look, verdict: Verdict, record: MirrorRecord | None) -> list[
     return [
         {
             "name": state.names.get(NameKey(NameKind.TUNNEL, tunnel), ""),
-            "snap_length": state.tunnels[tunnel].snap_length or None,
-            "rate_limit": limits.rate_limit(state.budgets.get(state.tunnels[tunnel].budget)),
+            **limits.of_target(state, state.tunnels[tunnel]),
             "endpoints": [_endpoint(state, e, names) for e in state.tunnels[tunnel].endpoints if e in state.egress],
         }
         for tunnel in record.tunnels

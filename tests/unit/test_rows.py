@@ -91,8 +91,6 @@ def test_the_shape_of_status() -> None:
                 "targets": [
                     {
                         "name": "ana",
-                        "snap_length": None,
-                        "rate_limit": None,
                         "endpoints": [
                             {
                                 "address": "10.9.0.2",
