@@ -1,7 +1,7 @@
 """`kubectl sniffer doctor`: whether the cluster and each of its nodes can mirror, with fixes."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -42,12 +42,13 @@ def doctor(kubectl: Kubectl, *, as_json: bool) -> int:
 
 
 def _findings(kubectl: Kubectl) -> Iterator[Finding]:
+    """KubectlError: there is no answer at all."""
     yield _server(kubectl)
-    yield from _definitions(kubectl)
-    yield _controllers(kubectl)
-    agents, nodes = kubectl.agents(), kubectl.listed("nodes")
-    yield from _coverage(agents, nodes)
-    yield from _reports(kubectl, agents)
+    yield from _as_allowed("definitions", _definitions, kubectl)
+    yield from _as_allowed("controller", _controllers, kubectl)
+    agents = kubectl.agents()
+    yield from _as_allowed("agents", _coverage, kubectl, agents)
+    yield from _as_allowed("reports", _reports, kubectl, agents)
     ready = {pod["spec"]["nodeName"]: pod for pod in agents if is_ready(pod)}
     answers = ask_all("asking nodes", sorted(ready)[:_ASKED], partial(_of_node, kubectl, ready))
     if len(answers) < len(ready):
@@ -55,6 +56,14 @@ def _findings(kubectl: Kubectl) -> Iterator[Finding]:
         yield Finding(WARN, "nodes asked", f"{len(answers)} of {len(ready)}", fix)
     for node in answers:
         yield from answers[node]
+
+
+def _as_allowed(check: str, examine: Callable[..., Iterable[Finding]], *subjects: object) -> Iterable[Finding]:
+    """What it finds, or that it may not look."""
+    try:
+        return list(examine(*subjects))
+    except SnifferError as error:
+        return [Finding(WARN, check, f"cannot be looked at: {error}", "ask an administrator, or for the right to list")]
 
 
 def _server(kubectl: Kubectl) -> Finding:
@@ -77,17 +86,19 @@ def _definitions(kubectl: Kubectl) -> Iterator[Finding]:
     yield Finding(OK, "definitions", f"all {len(_DEFINITIONS)}, {_VERSION}")
 
 
-def _controllers(kubectl: Kubectl) -> Finding:
+def _controllers(kubectl: Kubectl) -> Iterator[Finding]:
     pods = kubectl.listed("pods", "-A", "-l", CONTROLLERS)
     ready = sum(map(is_ready, pods))
     if ready:
-        return Finding(OK, "controller", f"{ready} of {len(pods)} pods ready")
+        yield Finding(OK, "controller", f"{ready} of {len(pods)} pods ready")
+        return
     fix = "kubectl describe pods -A -l app.kubernetes.io/component=controller; mirroring goes on, statuses grow old"
-    return Finding(WARN, "controller", f"none of {len(pods)} pods is ready", fix if pods else _INSTALL)
+    yield Finding(WARN, "controller", f"none of {len(pods)} pods is ready", fix if pods else _INSTALL)
 
 
-def _coverage(agents: Iterable[Object], nodes: Iterable[Object]) -> Iterator[Finding]:
+def _coverage(kubectl: Kubectl, agents: Iterable[Object]) -> Iterator[Finding]:
     """Nodes without an agent that is ready, and why, as far as the pods tell."""
+    nodes = kubectl.listed("nodes")
     by_node: dict[str, list[Object]] = {}
     for pod in agents:
         by_node.setdefault(pod["spec"].get("nodeName", ""), []).append(pod)

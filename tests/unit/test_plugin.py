@@ -235,7 +235,8 @@ def test_what_an_agent_logs_is_what_has_changed() -> None:
     assert list(changes({"mirrors": [web]}, {})) == ["TrafficMirror shop/web: no longer concerns this node"]
 
 
-def test_doctor_says_which_nodes_lack_an_agent(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_which_nodes_lack_an_agent(say: Say, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And goes on without what it may not look at."""
     names = (
         "trafficmirrors.sniffer.dev", "clustertrafficmirrors.sniffer.dev",
         "mirrortargets.sniffer.dev", "sniffernodes.sniffer.dev",
@@ -263,6 +264,12 @@ def test_doctor_says_which_nodes_lack_an_agent(say: Say, capsys: pytest.CaptureF
     assert told["node n3"] == ("warn", "no agent")
     assert told["agents' version"] == ("warn", "0.0.1")
     assert told["node n1, kernel"] == ("fail", "5.4 is older than 5.10")
+    (tmp_path / "get nodes -o json").unlink()
+    (tmp_path / "get customresourcedefinitions -o json").unlink()
+    assert main.run(["doctor", "--json"]) == 3
+    told = {one["check"]: (one["result"], one["text"]) for one in json.loads(capsys.readouterr().out)}
+    assert [told[check][0] for check in ("definitions", "agents", "node n1, kernel")] == ["warn", "warn", "fail"]
+    assert "cannot be looked at" in told["agents"][1]
 
 
 def test_wrong_words_and_what_cannot_be(
