@@ -190,7 +190,7 @@ enum path_word { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_N
 /* What became of a frame. Per mirror: matched = sent + every drop, in packets. wire and the losses are beside it:
  * packets written to the uplink, packets lost behind the relay. relayed - arrived is what the relay has in flight
  * or lost. skipped (on counter 0) and turns are told apart from all of these. truncated: copies cut to what the underlay has
- * room for, and the bytes that were cut. repeated: matches of a frame that this very hook has seen before, while watched. */
+ * room for, and the bytes that were cut. repeated: matches, while watched, of a frame that this very hook has seen before, or that is somebody's copy. */
 enum outcome {
 	OUTCOME_MATCHED,
 	OUTCOME_SENT,

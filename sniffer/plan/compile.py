@@ -102,7 +102,7 @@ class _Compilation:
         guards = {hook: guard for hook, guard in guards.items() if hook in hooks}
         sources = {path.source for path in self._facts.paths.values() if path.source}
         nodes = self._sources.cluster.node_addresses if self._sources.cluster else sources
-        outers = outer_keys(self._sources.targets, nodes) if guards else frozenset()
+        outers = outer_keys(self._sources.targets, nodes if guards else ()) if hooks else frozenset()
         return Wanted(hooks, paths, tuple(verdicts), guards, outers, min(self._ends, default=None))
 
     def _of_named(self) -> dict[Hook, Guard]:

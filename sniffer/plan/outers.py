@@ -1,4 +1,4 @@
-"""What copies from other nodes look like where they pass: the keys of `outers`, and the hooks that look for them."""
+"""What copies look like where they pass: the keys of `outers`, for guarded hooks and for mirrors that are watched."""
 
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address

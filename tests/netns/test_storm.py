@@ -59,6 +59,20 @@ def test_a_loop_through_the_analyzer(looped: tuple[Node, Agent]) -> None:
     check_identity(agent.mirror("all"))
 
 
+def test_a_loop_of_whole_copies(looped: tuple[Node, Agent]) -> None:
+    """What comes back has our header, and gets another one each time: no frame is like the one before."""
+    here, agent = looped
+    run("tc", "qdisc", "add", "dev", here.inside, "clsact", netns=here.analyzer)
+    every = f"filter add dev {here.inside} ingress protocol all prio 1 u32 match u32 0 0"
+    run("tc", *every.split(), "action", "mirred", "egress", "mirror", "dev", "out0", netns=here.analyzer)
+    run("ip", "link", "set", "vx0", "down", netns=here.analyzer)
+    agent.write(target(), mirror("all", ["pod0", BACK], direction="Ingress"))
+    agent.programmed()
+    with Background("pod", dst=here.peer_address, port=9, size=100, rate=50.0, seconds=60):
+        agent.wait(lambda s: s["mirrors"][0]["reason"] == "Storm", 15)
+    check_identity(agent.mirror("all"))
+
+
 def test_a_flood_of_one_frame_is_no_storm(looped: tuple[Node, Agent]) -> None:
     """It looks like a loop, but goes on while its copies are held back."""
     here, agent = looped
