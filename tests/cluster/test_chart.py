@@ -152,6 +152,46 @@ def test_values_reach_the_pods(binaries: Path) -> None:
     assert {volume["hostPath"]["path"] for volume in agent["volumes"]} == {"/sys/fs/bpf", "/var/run/docker/netns"}
 
 
+def test_what_stands_around_the_controller(binaries: Path) -> None:
+    """Each of it means the controller's pods and no others; what they need to talk is let through."""
+    options = ["--set", "monitoring.podMonitor.enabled=true", "--api-versions", "monitoring.coreos.com/v1"]
+    options += ["--set-json", 'networkPolicy.metricsFrom=[{"podSelector": {"matchLabels": {"a": "b"}}}]']
+    made = {(one["kind"], one["metadata"]["name"]): one for one in rendered(binaries / "helm4", *options)}
+    controller, agent = (
+        made[kind]["spec"]["template"]
+        for kind in (("Deployment", "sniffer-controller"), ("DaemonSet", "sniffer-agent"))
+    )
+    budget, policy = (made[kind, "sniffer-controller"]["spec"] for kind in ("PodDisruptionBudget", "NetworkPolicy"))
+    spreads = controller["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spreads] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    selectors = [budget["selector"], policy["podSelector"], *(one["labelSelector"] for one in spreads)]
+    for selector in selectors:
+        wanted = selector["matchLabels"].items()
+        assert wanted <= controller["metadata"]["labels"].items()
+        assert not wanted <= agent["metadata"]["labels"].items()
+    assert budget["maxUnavailable"] == 1
+
+    ports = {one["name"] for one in controller["spec"]["containers"][0]["ports"]}
+    health, metrics = policy["ingress"]
+    assert ([one["port"] for one in health["ports"]], "from" in health) == (["health"], False)
+    assert [one["port"] for one in metrics["ports"]] == ["metrics"]
+    assert metrics["from"] == [{"podSelector": {"matchLabels": {"a": "b"}}}]
+    assert ports == {"health", "metrics"}
+    [out] = policy["egress"]
+    assert PORT in {one["port"] for one in out["ports"]}
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_the_agent_s_profiles(binaries: Path) -> None:
+    """AppArmor's default would deny what is pinned; seccomp's is no hindrance. Two agents are never on one node."""
+    [agent] = [one["spec"] for one in rendered(binaries / "helm4") if one["kind"] == "DaemonSet"]
+    assert agent["template"]["spec"]["securityContext"] == {
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "appArmorProfile": {"type": "Unconfined"},
+    }
+    assert agent["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
+
+
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize(
     ("value", "words"),
