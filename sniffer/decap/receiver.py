@@ -101,7 +101,7 @@ class Receiver:
 
     def _inner(self, datagram: Datagram, checked: bool) -> Inner | Refusal:
         if datagram.protocol == GRE and self.asked.over_gre:
-            inner = gre(datagram.payload)
+            inner = gre(datagram.payload, checked)
             wanted = not isinstance(inner, Inner) or inner.kind in self.asked.over_gre
             return inner if wanted else Refusal.NOT_ASKED
         if datagram.protocol != UDP:

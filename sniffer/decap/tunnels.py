@@ -81,8 +81,8 @@ def geneve(octets: Octets) -> Inner | Refusal:
     return _inner(Kind.GENEVE, key, frame, None, words.original_length, words.direction, words.comment)
 
 
-def gre(octets: Octets) -> Inner | Refusal:
-    """From the GRE header on, with ERSPAN inside of it or an Ethernet frame."""
+def gre(octets: Octets, checked: bool = False) -> Inner | Refusal:
+    """From the GRE header on, with ERSPAN inside of it or an Ethernet frame. `checked`: as in outer.udp."""
     if len(octets) < 4:
         return Refusal.TUNNEL_HEADER
     flags, protocol = int.from_bytes(octets[:2]), int.from_bytes(octets[2:4])
@@ -91,7 +91,7 @@ def gre(octets: Octets) -> Inner | Refusal:
     length = 4 + 4 * (bool(flags & _CHECKSUM) + bool(flags & _KEY) + bool(flags & _SEQUENCE))
     if len(octets) < length:
         return Refusal.TUNNEL_HEADER
-    if flags & _CHECKSUM and not gre_sums_up(octets):
+    if flags & _CHECKSUM and not checked and not gre_sums_up(octets):
         return Refusal.OUTER_CHECKSUM
     at = 8 if flags & _CHECKSUM else 4
     key = sequence = None

@@ -19,6 +19,7 @@ from scapy.packet import Packet, Raw
 from sniffer.pcap import frames
 from tests.agent import SNIFFER
 from tests.pages import DOCS, commands
+from tests.receiving import Recv
 from tests.topology import add_analyzer, command, namespace, remove, run, set_sysctl
 from tests.tunnelled import VXLAN_KEY, erspan2, erspan3, geneve, gre, option, packet, tunnels
 from tests.wire import Capture, send, write_pcap
@@ -85,7 +86,7 @@ def test_every_page_is_here() -> None:
     pages = {path.name for path in (DOCS / "receivers").iterdir()} - {"README.md"}
     assert pages == {"recv.md", "wireshark.md", "kernel.md", "suricata.md", "zeek.md"}
     assert "```bash" not in (DOCS / "receivers/zeek.md").read_text()
-    assert RECV.keys() == {"file", "pipe", "json"}
+    assert RECV.keys() == {"file", "pipe", "json", "answers"}
     assert WIRESHARK.keys() == {"live", "inside", "cut"}
     assert KERNEL.keys() == {*DEVICES, "watch"}
 
@@ -149,6 +150,24 @@ def test_a_device_of_the_kernel(name: str, tmp_path: Path) -> None:
         assert "10.1.0.20.40000 > 10.1.0.30.80" in said
     finally:
         run("ip", "link", "delete", "mirror0", netns="ana")
+
+
+@pytest.mark.parametrize("name", list(filter(has_device, ["gre"])))
+def test_the_kernel_answers_gre_where_it_knows_it(name: str) -> None:
+    """Once the module is there, in every namespace; until its own devices take what nobody else takes."""
+    run("bash", "-euc", KERNEL[name], netns="ana")
+    run("ip", "link", "delete", "mirror0", netns="ana")
+    outer = on_wire(packet(gre(7), REQUEST), packet(erspan2(5, 9), REQUEST))
+
+    def answers() -> int:
+        with Capture("up0") as seen:
+            send(outer, "up0", netns=None)
+            return sum(frame[23] == 1 for frame in seen.settle(0.5))
+
+    with Recv("--gre", "--erspan"):
+        assert answers() == 2
+        run("bash", "-euc", RECV["answers"], netns="ana")
+        assert answers() == 0
 
 
 def test_this_kernel_has_vxlan() -> None:

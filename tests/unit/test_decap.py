@@ -181,6 +181,14 @@ def test_what_is_damaged_is_counted_by_its_reason(outer: bytes, reason: Refusal)
     assert refusals(receiver) == {reason: 1}
 
 
+@pytest.mark.parametrize("outer", [SUMMED, GRE_OUTER])
+def test_a_checksum_that_the_device_vouches_for(outer: bytes) -> None:
+    """Or one that is not made yet: between virtual links it never is."""
+    receiver = Receiver(ALL)
+    assert receiver.receive(ETHERTYPE_IPV4, outer[:-1] + b"?", 0, checked=True)
+    assert receiver.receive(ETHERTYPE_IPV4, outer[:-1] + b"?", 0) is None
+
+
 def test_only_what_was_asked_for() -> None:
     for asked, wanted in (
         (Asked({4789: Kind.VXLAN}, frozenset()), {"vxlan"}),
