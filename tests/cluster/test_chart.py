@@ -16,6 +16,7 @@ from sniffer.model.mirror import TARGETS_LENGTH
 from tests.cluster import schemas
 from tests.cluster.api import Api, Document
 from tests.cluster.chart import CHART, rendered
+from tests.cluster.configs import SERVICE_NETWORK
 from tests.cluster.control import PORT, ControlPlane
 from tests.cluster.host import GATEWAY, make_bridge
 from tests.cluster.test_values import VALUES, full, template
@@ -372,6 +373,8 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
         said = server.helm(helm, "install", "sniffer", CHART, *where, "--set", "agent.metrics=0.0.0.0:9750")
         certificate = server.api.ask("GET", server.api.path("Secret", "sniffer-metrics", name))["data"]
         assert "kubectl wait --for=condition=Ready" in said
+        assert f"helm test sniffer --namespace {name}" in said
+        assert f"which are {SERVICE_NETWORK}." in said, "serviceCIDRs is not given, and the cluster knows them"
         wait_until(lambda: served(server) >= DEFINITIONS, 20, what="definitions served")
         notes = said.split("<<EOF\n")[1].split("\nEOF")[0].replace("ADDRESS-OF-YOUR-ANALYZER", "10.0.9.5")
         for one in yaml.safe_load_all(notes):
@@ -380,7 +383,9 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
 
         newer = newer_chart(tmp_path)
         options = ("--set", "controller.replicas=3", "--set", "agent.metrics=0.0.0.0:9750")
-        server.helm(helm, "upgrade", "sniffer", newer, *where, *options)
+        said = server.helm(helm, "upgrade", "sniffer", newer, *where, *options)
+        assert "Targets that there are: analyzer." in said
+        assert "create role use-analyzer --verb=use" in said
         # Who trusts it goes on scraping.
         assert server.api.ask("GET", server.api.path("Secret", "sniffer-metrics", name))["data"] == certificate
         assert "added" in fields(server)
