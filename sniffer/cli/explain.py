@@ -15,12 +15,14 @@ from sniffer.cli.progress import progress
 from sniffer.errors import FilterError, InputError, KernelError, MachineError
 from sniffer.kernel.trial import FRAME_LENGTHS, Trial
 from sniffer.model.manifest import FILE_LENGTH, read
+from sniffer.model.mirror import MirrorSpec
 from sniffer.model.problem import printable
 from sniffer.model.resources import ClusterTrafficMirror
 from sniffer.pcap import frames, listing
 from sniffer.plan.checks import excerpt, filter_problems
 from sniffer.plan.cost import instruction_count, longest_path, parts
 from sniffer.plan.rules import program
+from sniffer.stats import limits
 
 _MEASURED = 16
 """Frames of a capture whose time is taken."""
@@ -49,6 +51,8 @@ class _Explained:
     program: Program
     nanoseconds: float | None = None
     matched: list[int] = field(default_factory=list)
+    limits: str = ""
+    """How much of what matches is copied, in words; empty: all of it."""
 
 
 @dataclass(slots=True)
@@ -111,7 +115,12 @@ def _of_mirror(mirror: ClusterTrafficMirror) -> _Explained:
         texts: tuple[str, ...] = (f"Mirror {spec.filter or 'every frame'}",)
     else:
         texts = tuple(f"{rule.action} {rule.filter or 'every frame'}" for rule in spec.rules)
-    return _Explained(mirror.identity.name, texts, program(spec.filter, spec.rules))
+    return _Explained(mirror.identity.name, texts, program(spec.filter, spec.rules), limits=limits.words(_limits(spec)))
+
+
+def _limits(spec: MirrorSpec) -> dict[str, Any]:
+    """As in a row of status."""
+    return spec.model_dump(mode="json", include={"snap_length", "sampling", "rate_limit"})
 
 
 def _ask_kernel(subjects: Sequence[_Explained], pcap: Path | None) -> _Capture | None:
@@ -169,6 +178,7 @@ def _times(trial: Trial, samples: Iterable[bytes]) -> Iterator[int]:
 def _as_object(subject: _Explained, capture: _Capture | None) -> dict[str, Any]:
     rules = parts(subject.program)
     found: dict[str, Any] = {} if subject.name is None else {"name": subject.name}
+    found |= {"limits": subject.limits} if subject.limits else {}
     found |= {
         "instructions": instruction_count(rules),
         "longest_path": longest_path(rules),
@@ -191,6 +201,8 @@ def _lines(subject: _Explained, capture: _Capture | None) -> Iterator[str]:
         yield f"rule {number}: {printable(text, 4200)}"
         yield from listing(rules[number].program) if rules else ()
     yield _cost(subject)
+    if subject.limits:
+        yield f"of each node's matches at most {subject.limits}"
     if capture:
         yield f"matched {len(subject.matched)} of {capture.count} frames: {_numbers(subject.matched)}"
 

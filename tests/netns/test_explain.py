@@ -190,3 +190,11 @@ def test_a_private_namespace_is_needed_only_for_odd_frames(tmp_path: Path) -> No
     assert json.loads(done.stdout)["matched"] == expected("arp", FRAMES[:3]), done.stderr
     odd = capture(tmp_path / "odd.pcap", [CUT_HEADER])
     assert "CAP_SYS_ADMIN; run as root" in refused(3, "--filter", "arp", "--pcap", odd, before=capable)
+
+
+def test_limits_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "limited.yaml"
+    spec = {"sampling": {"oneIn": 10}, "rateLimit": {"packetsPerSecond": 500, "kilobitsPerSecond": 9000}}
+    file.write_text(yaml.safe_dump(mirror("web", snapLength=96, **spec)))
+    assert explained("-f", file)["limits"] == "96 bytes of a frame, one in 10 flows, 500 packets/s, 9000 kbit/s"
+    assert "limits" not in explained("--filter", "arp")
