@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
+import sniffer
 from sniffer.abi.limits import ABI
 from tests.agent import Agent
 from tests.cluster import install, mirrors
@@ -20,7 +21,7 @@ from tests.cluster.mirrors import applied, ready
 from tests.topology import wait_until
 
 FILES = Path(__file__).parents[2] / "deploy/helm/sniffer/files"
-PORT, METRICS, LOOPBACK = 19090, 9750, "127.0.0.1:19750"
+PORT, METRICS = 19090, 9750
 EXPOSED = ("--set", f"agent.metrics=0.0.0.0:{METRICS}", "--set", f"controller.metrics=0.0.0.0:{METRICS}")
 
 
@@ -129,15 +130,31 @@ def jobs_of(cluster: Cluster, namespace: str, home: Path) -> list[Mapping[str, A
     ]
 
 
-def test_a_prometheus_in_a_cluster(exposed: Cluster, namespace: str, prometheus: Path, tmp_path: Path) -> None:
-    """What it has is what `sniffer status` says; the dashboard's queries find something; alerts are evaluated."""
+@pytest.fixture(scope="module")
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where an agent without a cluster serves in plain text, to whoever is on the node, as the tests are."""
+    address = "127.0.0.1:19750"
+    agent = Agent(tmp_path_factory.mktemp("agent"), Path("/sys/fs/bpf/scraped"), "--metrics", address)
+    agent.spawn()
+    try:
+        yield address
+    finally:
+        agent.stop()
+        agent.cleanup()
+
+
+def test_a_prometheus(exposed: Cluster, namespace: str, loopback: str, prometheus: Path, tmp_path: Path) -> None:
+    """What it has is what agents count; the dashboard's queries find something; who is nobody gets nothing."""
     web = exposed.pod("web", namespace, exposed.node(1), labels={"app": "web"})
     client = exposed.pod("client", namespace, exposed.node(2))
     to, of = mirrors.target("scraped"), mirrors.mirror("scraped", namespace, ["scraped"], {"app": "web"}, filter="icmp")
-    with applied(exposed, to, of), Prometheus(prometheus, tmp_path, jobs_of(exposed, namespace, tmp_path)) as scraping:
+    plain = {"job_name": "plain", "static_configs": [{"targets": [loopback]}]}
+    jobs = [*jobs_of(exposed, namespace, tmp_path), plain]
+    with applied(exposed, to, of), Prometheus(prometheus, tmp_path, jobs) as scraping:
         ready(exposed, "TrafficMirror", "scraped", namespace)
         scraping.scraped("sniffer-agent", 2)
         scraping.scraped("sniffer-controller", 2)
+        scraping.scraped("plain", 1)
         client.run("ping", "-c", 10, "-i", 0.02, web.address)
         mine = f'{{mirror="scraped", mirror_namespace="{namespace}"}}'
         counted = wait_until(
@@ -154,6 +171,12 @@ def test_a_prometheus_in_a_cluster(exposed: Cluster, namespace: str, prometheus:
         assert scraping.value("sum(sniffer_controller_leader) == 1")
         assert scraping.value("max(time() - sniffer_agent_api_last_contact_timestamp_seconds) < 90")
         assert scraping.value("min(sniffer_agent_source_fresh) == 1")
+        assert scraping.value('sum(sniffer_pins_readable{job="plain"}) == 1')
+        builds = scraping.value("sniffer_build_info")
+        labels = [
+            {"abi": str(ABI), "version": sniffer.__version__, "component": one} for one in ("agent", "controller")
+        ]
+        assert builds == {tuple(sorted(one.items())): 1 for one in labels}
         for panel in json.loads((FILES / "dashboard.json").read_text())["panels"]:
             for target in panel.get("targets", ()):
                 query = (
@@ -166,21 +189,3 @@ def test_a_prometheus_in_a_cluster(exposed: Cluster, namespace: str, prometheus:
         assert [("401" in error) for _, error in scraping.targets("nobody")] == [True]
         assert [("403" in error) for _, error in scraping.targets("stranger")] == [True]
         assert ["not another.example" in error for _, error in scraping.targets("elsewhere")] == [True]
-
-
-def test_a_prometheus_on_the_node(prometheus: Path, tmp_path: Path) -> None:
-    """Without a cluster, in plain text, on loopback: there everybody may."""
-    pins = Path("/sys/fs/bpf/scraped")
-    agent = Agent(tmp_path, pins, "--metrics", LOOPBACK)
-    agent.spawn()
-    try:
-        jobs = [{"job_name": "sniffer-agent", "static_configs": [{"targets": [LOOPBACK]}]}]
-        with Prometheus(prometheus, tmp_path, jobs) as scraping:
-            scraping.scraped("sniffer-agent", 1)
-            assert scraping.value("sniffer_build_info") == {
-                (("abi", str(ABI)), ("component", "agent"), ("version", "0.1.0")): 1
-            }
-            assert scraping.value("sniffer_pins_readable == 1")
-    finally:
-        agent.stop()
-        agent.cleanup()
