@@ -550,11 +550,11 @@ def test_short_names(api: Cluster, short: str) -> None:
 
 def test_unknown_fields_and_kubectl(api: Cluster) -> None:
     """I16: kubectl refuses what nobody knows; told not to look, the API server leaves it out."""
-    made = yaml.safe_dump(traffic(sampling={"oneIn": 4}))
+    made = yaml.safe_dump(traffic(colour="red"))
     words = api.kubectl("apply", "-f", "-", stdin=made, check=False)
-    assert 'unknown field "spec.sampling"' in words
+    assert 'unknown field "spec.colour"' in words
     taken = api.kubectl("create", "-f", "-", "--validate=false", "--dry-run=server", "-o", "yaml", stdin=made)
-    assert "sampling" not in yaml.safe_load(taken)["spec"]
+    assert "colour" not in yaml.safe_load(taken)["spec"]
 
 
 def test_explain(api: Cluster) -> None:
