@@ -21,19 +21,17 @@ from typing import Any, Protocol
 
 import sniffer
 from sniffer.errors import MachineError, SnifferError
+from sniffer.hold import Hold
 from sniffer.kernel import programs
-from sniffer.kernel.clean import drop_orphans
 from sniffer.kernel.monitor import drain, monitor
-from sniffer.kernel.netlink import Netlink
-from sniffer.kernel.observe import relay_of
-from sniffer.kernel.pins import Lock, Pins
+from sniffer.kernel.pins import Pins
 from sniffer.metrics import node as metrics
 from sniffer.metrics.server import Place, serve
 from sniffer.node import PROBE_S, Node
 from sniffer.plan import names, ops
 from sniffer.plan.compile import Sources
 from sniffer.plan.facts import Mechanism
-from sniffer.plan.report import report
+from sniffer.plan.report import clean_report, report
 from sniffer.plan.state import Verdict
 from sniffer.stats.series import Named
 
@@ -49,6 +47,8 @@ COLLECT = 20_000, 20, 50
 """Thresholds of the garbage collector: what a look makes is freed without it, and a whole collection takes 60 ms."""
 ROUNDS = 8
 """A plan may need a second look (the relay's ifindex); more than a few mean that something fights us."""
+STILL_S = 30.0
+"""A loop that has not turned for so long stands still: filters to compile take it a second or two at most."""
 
 
 class Source(Protocol):
@@ -76,6 +76,15 @@ class Source(Protocol):
     def report(self, status: Mapping[str, Any]) -> None:
         """Takes the status of this node's SnifferNode."""
 
+    def order(self) -> str | None:
+        """Which order to clean this node holds now; None: none does."""
+
+    def leaves(self) -> bool:
+        """Whether this node is left for good, now that the agent is told to end. False where it cannot be known."""
+
+    def flush(self) -> None:
+        """Gives what was reported last a moment to arrive."""
+
     def close(self) -> None:
         """Ends what it started."""
 
@@ -97,6 +106,8 @@ class Options:
     """None: TCX where the kernel has it."""
     netns: Path = Path("/run/netns")
     """Where the container runtime keeps the pods' network namespaces."""
+    health: Place | None = None
+    """Where to serve /healthz and /readyz; None: nowhere."""
 
 
 def default_node() -> str:
@@ -109,34 +120,49 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         """Takes the lock and loads, or takes over, programs and maps. InputError, MachineError."""
+        self._options = options
+        self._turned_s = time.monotonic()
+        self._listed = False
+        """Every resource was read once."""
+        self._hold: Hold | None = None
+        """None: nothing of ours is on this node."""
+        self._settled = False
+        probed = {"/healthz": self._not_live, "/readyz": self._not_ready}
+        if options.health:
+            serve("--health", options.health, None, probed)
         self._news = os.eventfd(0, os.EFD_NONBLOCK)
         self._source = options.source(lambda: os.eventfd_write(self._news, 1))
         self._pins = Pins(options.pin_root)
-        with Netlink() as netlink:
-            relay_of(netlink, self._pins)  # another sniffer's relay: nothing is made of what would be of no use
-        self._pins.create()
-        self._lock = Lock(self._pins)
-        try:
-            if not self._pins.exists():
-                drop_orphans(self._pins)
-            loaded = programs.load(self._pins)
-            self._node = Node(self._pins, options.mechanism, options.lease_s, loaded, options.netns)
-        except SnifferError:
-            self._pins.forget()
-            raise
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
-        self._loop = metrics.Loop()
-        if options.metrics:
-            told = metrics.registry(options.pin_root, self._loop, options.named)
-            serve("--metrics", options.metrics, told, self._loop.turns)
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
-        self._settled = False
         self._again = True
         """The last plan had something to do."""
         self._rounds = 0
         """Plans in a row that had something to do, and did it."""
         self._reported_s = 0.0
         self._said: list[str] = []
+        self._hold = self._take()
+        self._loop = metrics.Loop()
+        if options.metrics:
+            serve("--metrics", options.metrics, metrics.registry(options.pin_root, self._loop, options.named), probed)
+
+    def _take(self) -> Hold:
+        options = self._options
+        return Hold(self._pins, options.mechanism, options.lease_s, options.netns)
+
+    def _not_live(self) -> str | None:
+        still_s = time.monotonic() - self._turned_s
+        return f"the loop has stood still for {still_s:.0f} s" if still_s > STILL_S else None
+
+    def _not_ready(self) -> str | None:
+        hold = self._hold
+        if not self._listed:
+            return "the resources have not all been read yet"
+        if hold is None:  # told to be clean
+            return None
+        if not self._settled:
+            return "the kernel is not as it should be yet"
+        return None if hold.is_whole() else f"the pins at {self._options.pin_root} are gone"
 
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT."""
@@ -153,6 +179,7 @@ class Agent:
                 selector.register(source, selectors.EVENT_READ)
             due_s, looked_s = 0.0, 0.0
             while True:
+                self._turned_s = time.monotonic()
                 if self._source.poll():
                     due_s = min(due_s, max(time.monotonic(), looked_s + PACE_S))
                 if time.monotonic() >= due_s:
@@ -162,9 +189,29 @@ class Agent:
                     self._looked(looked_s)
                 for key, _ in selector.select(max(min(self._source.poll_s, due_s - time.monotonic()), 0)):
                     if key.fileobj is stop:
-                        return
+                        return self._leave()
                     if self._heard(key.fileobj, events):
                         due_s = min(due_s, max(time.monotonic() + SETTLE_S, looked_s + PACE_S))
+
+    def _leave(self) -> None:
+        """Everything stays attached for the next agent; where there will be none, nothing does."""
+        if self._hold and self._source.leaves():
+            log.info("no agent is wanted on this node any more")
+            if self._clean():
+                self._source.report(clean_report(sniffer.__version__))
+                self._source.flush()
+
+    def _clean(self) -> bool:
+        """Whether nothing of ours is left."""
+        if self._hold:
+            try:
+                removed = self._hold.give_back()
+            except (SnifferError, OSError) as error:
+                self._say([f"this node cannot be cleaned: {error}"])
+                return False
+            self._hold = None
+            log.info("this node is clean; removed: %s", ", ".join(removed))
+        return True
 
     def _heard(self, what: Any, events: socket.socket) -> bool:
         """Whether something that concerns us has happened."""
@@ -189,12 +236,33 @@ class Agent:
     def _reconcile(self) -> float:
         """In how many seconds to look again at the latest."""
         sources = self._source.sources()
+        self._listed = self._listed or sources.complete
+        order = self._source.order()
+        if order is not None:
+            return self._rest(order)
+        if self._hold and self._hold.node:
+            return self._mirror(self._hold.node, sources)
+        log.info("no longer told to be clean")
+        if self._hold:
+            self._hold.release()
+        self._hold, self._settled = self._take(), False
+        return 0.0
+
+    def _rest(self, order: str) -> float:
+        """Told to clean: nothing of ours is here, until told otherwise."""
+        if not self._clean():
+            return PROBE_S
+        self._source.report(clean_report(sniffer.__version__, order))
+        return self._resync_s
+
+    def _mirror(self, node: Node, sources: Sources) -> float:
+        """Brings the kernel to what the resources say."""
         if sources.cluster is not None and not sources.complete:
             sources = Sources((), (), complete=False)  # what is there holds until everything has been listed once
         failures: list[str] = []
         fresh, broken = self._source.fresh(), False
         try:
-            failures = self._round(sources, fresh)
+            failures = self._round(node, sources, fresh)
         except SnifferError as error:
             if isinstance(error, MachineError) and not self._settled:
                 raise  # at the start somebody is there to read it; later on it may pass
@@ -202,7 +270,7 @@ class Agent:
         self._say(failures)
         self._rounds = 0 if failures or not self._again else self._rounds + 1
         if not broken and sources.cluster is not None and (failures or self._is_report_due()):
-            verdicts = self._node.verdicts() if fresh else _unheard(self._node.verdicts(), self._source.faults())
+            verdicts = node.verdicts() if fresh else _unheard(node.verdicts(), self._source.faults())
             self._source.report(report(verdicts, sources.mirrors, sniffer.__version__))
         if not self._settled and not broken:
             self._settled = True
@@ -212,22 +280,22 @@ class Agent:
         if failures:
             return PROBE_S
         if 0 < self._rounds < ROUNDS:  # whom the first look asked after may have answered already
-            return PACE_S if self._node.wait_s is None else SETTLE_S
-        wait_s = self._node.wait_s
+            return PACE_S if node.wait_s is None else SETTLE_S
+        wait_s = node.wait_s
         return self._resync_s if wait_s is None else min(self._resync_s, wait_s)
 
-    def _round(self, sources: Sources, fresh: bool) -> list[str]:
+    def _round(self, node: Node, sources: Sources, fresh: bool) -> list[str]:
         """What could not be applied. Whether it came to be as planned is seen in the next round, with what is new by
         then; at once only before anything is in force, or while the plan is not whole.
         """
         failures: list[str] = []
         for _ in range(ROUNDS):
-            plan = self._node.plan(sources, self._name, fresh)
+            plan = node.plan(sources, self._name, fresh)
             self._again = bool(plan)
             if not plan or failures:
                 break
             log.debug("plan: %s", plan)
-            failures = self._node.apply(plan)
+            failures = node.apply(plan)
             if self._settled and not any(isinstance(op, ops.CreateRelay) for op in plan):
                 break
         return failures

@@ -71,7 +71,7 @@ class Options:
     metrics: Place | None = None
     """Where to serve Prometheus metrics and /healthz; None: nowhere."""
     health: Place | None = None
-    """Where to serve /healthz alone; None: nowhere."""
+    """Where to serve /healthz and /readyz alone; None: nowhere."""
 
 
 class Controller:
@@ -101,10 +101,11 @@ class Controller:
         self._said = ""
         self._election = Election(self._client, options.namespace, identity, self._changed)
         self._feed = Feed(self._client, options.namespace, self._changed)
+        probes = {"/healthz": self._not_live, "/readyz": self._not_ready}
         if options.metrics:
-            serve("--metrics", options.metrics, metrics.registry(self._figures), self._turns)
+            serve("--metrics", options.metrics, metrics.registry(self._figures), probes)
         if options.health:
-            serve("--health", options.health, None, self._turns)
+            serve("--health", options.health, None, probes)
 
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT; another may lead at once."""
@@ -261,8 +262,12 @@ class Controller:
         self._backoff.reset()
         return None
 
-    def _turns(self) -> bool:
-        return time.monotonic() - self._turned_s < STILL_S
+    def _not_live(self) -> str | None:
+        return "the loop stands still" if time.monotonic() - self._turned_s > STILL_S else None
+
+    def _not_ready(self) -> str | None:
+        """A replica that has not read the cluster once could not take over."""
+        return None if self._feed.synced else "the cluster has not been read yet"
 
     def _figures(self) -> metrics.Figures:
         return metrics.Figures(

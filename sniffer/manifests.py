@@ -112,6 +112,17 @@ class Manifests:
     def report(self, status: Mapping[str, Any]) -> None:
         """Nobody to report to: `sniffer status` reads the pins."""
 
+    def order(self) -> str | None:
+        """A directory orders no cleaning: `sniffer cleanup` is there for people."""
+        return None
+
+    def leaves(self) -> bool:
+        """An agent that is stopped may be started again."""
+        return False
+
+    def flush(self) -> None:
+        """Nobody to report to."""
+
     def close(self) -> None:
         """Nothing was opened."""
 

@@ -82,6 +82,9 @@ def agent(
     kubeconfig: Kubeconfig = None,
     node: Annotated[str | None, typer.Option(envvar="NODE_NAME", help="This node's name. Default: the host's.")] = None,
     namespace: ControlNamespace = "sniffer-system",
+    pod: Annotated[
+        str | None, typer.Option(envvar="POD_NAME", help="This agent's pod there. Default: it runs in none.")
+    ] = None,
     pin_root: PinRoot = DEFAULT_ROOT,
     netns_dir: NetnsDir = NETNS_DIR,
     lease: Annotated[float, typer.Option(help="Seconds that mirrors go on without a living agent.")] = 60,
@@ -93,6 +96,9 @@ def agent(
     metrics_names: Annotated[
         Named, typer.Option(help="What has a name in labels: all; mirrors and targets, but no interfaces; none.")
     ] = Named.ALL,
+    health: Annotated[
+        str | None, typer.Option(metavar="ADDRESS:PORT", help="Serve /healthz and /readyz there, on loopback.")
+    ] = None,
     attachment: Annotated[
         Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
     ] = None,
@@ -103,16 +109,17 @@ def agent(
     Example: sniffer agent --manifests /etc/sniffer
     """
     from sniffer import agent as loop
-    from sniffer.cli.agent import API_GRACE_MIN_S, log_to_terminal, place_of, policy, seconds, source_of
+    from sniffer.cli.agent import API_GRACE_MIN_S, log_to_terminal, loopback, place_of, policy, seconds, source_of
 
     log_to_terminal(verbose)
     lease_s = seconds("--lease", lease)
     grace_s = seconds("--api-grace", api_grace, API_GRACE_MIN_S)
     name = node or loop.default_node()
     limits = policy(service_cidrs, allowed_target_cidrs)
-    source = source_of(manifests, kubeconfig, name, namespace, limits, grace_s)
+    source = source_of(manifests, kubeconfig, name, namespace, limits, grace_s, pod)
     place = place_of(metrics, metrics_tls, kubeconfig, in_cluster=manifests is None)
-    loop.run(loop.Options(source, name, pin_root, lease_s, place, metrics_names, attachment, netns_dir))
+    probed = loopback("--health", health) if health else None
+    loop.run(loop.Options(source, name, pin_root, lease_s, place, metrics_names, attachment, netns_dir, probed))
 
 
 @app.command()
@@ -127,7 +134,8 @@ def controller(
     metrics: Metrics = None,
     metrics_tls: MetricsTls = None,
     health: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="Serve /healthz there, which says nothing but ok.")
+        str | None,
+        typer.Option(metavar="ADDRESS:PORT", help="Serve /healthz and /readyz there: ok, or why not."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
@@ -156,11 +164,30 @@ def status(
 
 
 @app.command()
-def cleanup(pin_root: PinRoot = DEFAULT_ROOT, as_json: Json = False) -> None:
-    """Removes everything that is ours from this node, and nothing else. Twice is fine; 3: an agent is running."""
-    from sniffer.cli.cleanup import clean
+def cleanup(
+    pin_root: PinRoot = DEFAULT_ROOT,
+    as_json: Json = False,
+    whole_cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Tell every agent of the cluster instead, and wait for all. 1: not all did."),
+    ] = False,
+    kubeconfig: Kubeconfig = None,
+    namespace: ControlNamespace = "sniffer-system",
+    patience: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 60,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="0 although some node is not clean.")] = False,
+) -> None:
+    """Removes everything that is ours from this node, and nothing else. Twice is fine; 3: an agent is running.
 
-    raise typer.Exit(clean(pin_root, as_json=as_json))
+    Example: sniffer cleanup --cluster --kubeconfig ~/.kube/config
+    """
+    from sniffer.cli.agent import seconds
+    from sniffer.cli.cleanup import clean, clean_cluster
+
+    if not whole_cluster:
+        raise typer.Exit(clean(pin_root, as_json=as_json))
+    patience_s = seconds("--patience", patience)
+    status = clean_cluster(kubeconfig, namespace, patience_s, as_json=as_json)
+    raise typer.Exit(0 if exit_zero else status)
 
 
 @app.command()
@@ -308,15 +335,23 @@ def crds(
     directory: Annotated[
         Path | None, typer.Option(help="Write one file for each there, as the chart has them; print nothing.")
     ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Bring a cluster's to these instead; those of a later release stay.")
+    ] = False,
+    kubeconfig: Kubeconfig = None,
     as_json: Json = False,
 ) -> None:
     """The CustomResourceDefinitions of the resources, for kubectl apply.
 
     Example: sniffer crds | kubectl apply -f -
     """
+    from sniffer.cli.crds import apply as bring
     from sniffer.cli.crds import crds as write
 
-    write(directory, as_json)
+    if apply:
+        bring(kubeconfig, as_json)
+    else:
+        write(directory, as_json)
 
 
 @app.command()

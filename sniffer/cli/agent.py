@@ -3,13 +3,13 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from sniffer import agent
 from sniffer.errors import InputError
 from sniffer.manifests import Manifests
-from sniffer.metrics.server import Place, Reviewer, guarded
+from sniffer.metrics.server import Place, Reviewer, guarded, parse
 from sniffer.plan.cluster import Network, Policy
 
 LEASE_MAX_S = 366 * 86400
@@ -65,8 +65,22 @@ def place_of(address: str | None, tls: Path | None, kubeconfig: Path | None, in_
     return guarded("--metrics", address, tls, reviewer if in_cluster else None)
 
 
+def loopback(option: str, address: str) -> Place:
+    """Where only this node gets to. InputError."""
+    place = parse(option, address)
+    if not ip_address(place.host).is_loopback:
+        raise InputError(f"{option}: given {address}, allowed an address of the loopback, as in 127.0.0.1:9751")
+    return place
+
+
 def source_of(
-    manifests: Path | None, kubeconfig: Path | None, node: str, namespace: str, policy: Policy, api_grace_s: float
+    manifests: Path | None,
+    kubeconfig: Path | None,
+    node: str,
+    namespace: str,
+    policy: Policy,
+    api_grace_s: float,
+    pod: str | None,
 ) -> Callable[[Callable[[], None]], agent.Source]:
     """What makes the source: a directory, or the cluster. InputError, MachineError."""
     if manifests is not None:
@@ -78,4 +92,4 @@ def source_of(
     from sniffer.cluster.source import ClusterSource
 
     client = Client.load(kubeconfig)
-    return lambda changed: ClusterSource(client, node, policy, changed, namespace=namespace, grace_s=api_grace_s)
+    return lambda changed: ClusterSource(client, node, policy, changed, namespace, api_grace_s, pod)

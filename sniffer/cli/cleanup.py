@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sniffer.cli.progress import progress
 from sniffer.kernel.clean import clean as clean_node
+from sniffer.plan.cleaning import Progress
 
 
 def clean(pin_root: Path, *, as_json: bool) -> int:
@@ -16,3 +17,30 @@ def clean(pin_root: Path, *, as_json: bool) -> int:
     else:
         print("\n".join(f"removed {item}" for item in removed) or "nothing of sniffer is here")
     return 0
+
+
+def clean_cluster(kubeconfig: Path | None, namespace: str, patience_s: float, *, as_json: bool) -> int:
+    """Tells every agent, and prints how it goes. 1: some node is not clean. InputError, MachineError, ApiError."""
+    from sniffer.cluster.cleaning import Cleaning
+    from sniffer.cluster.client import Client
+
+    said = ""
+
+    def tell(now: Progress) -> None:
+        nonlocal said
+        words = f"{len(now.clean)} of {len(now.clean) + len(now.others)} nodes are clean"
+        if words != said and not as_json:
+            said = words
+            print(words, flush=True)
+
+    cleaning = Cleaning(Client.load(kubeconfig), namespace)
+    cleaning.order()
+    end = cleaning.wait(patience_s, tell)
+    if as_json:
+        print(json.dumps({"clean": end.clean, "others": end.others}))
+        return 1 if end.others else 0
+    for name, why in end.others.items():
+        print(f"{name} is not clean: {why}")
+    if end.others:
+        print("Mirrors end there with their lease; what stays goes with `sniffer cleanup` there: docs/operations.md")
+    return 1 if end.others else 0

@@ -28,6 +28,16 @@ def crds(directory: Path | None, as_json: bool) -> None:
         print("---\n".join(as_yaml(one) for one in definitions), end="")
 
 
+def apply(kubeconfig: Path | None, as_json: bool) -> None:
+    """Brings a cluster's definitions to these; those of a later release stay. InputError, MachineError, ApiError."""
+    from sniffer.cluster.client import Client
+    from sniffer.cluster.definitions import bring
+
+    client = Client.load(kubeconfig)
+    done = {one["metadata"]["name"]: bring(client, one) for one in map(definition, CRD_KINDS)}
+    print(json.dumps(done) if as_json else "\n".join(f"{name}: {what}" for name, what in done.items()))
+
+
 def file_name(one: Schema) -> str:
     """The chart's file for a definition."""
     return f"crd-{one['spec']['names']['plural']}.yaml"

@@ -32,6 +32,14 @@ log = logging.getLogger(__name__)
 Status = Mapping[str, Any]
 
 
+def jitter_of(client: Client, namespace: str) -> float:
+    """Seconds over which the agents spread what they write, as the controller has published it. ApiError, ValueError,
+    TypeError: nothing that can be read.
+    """
+    data = client.get(f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG}").get("data") or {}
+    return min(max(float(data.get(JITTER_KEY, "0")), 0.0), JITTER_LIMIT_S)
+
+
 class Reporter:
     """`report` what is wanted; a thread writes it."""
 
@@ -40,7 +48,7 @@ class Reporter:
         self._client = client
         self._node = node
         self._node_uid = node_uid
-        self._jitter_path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG}"
+        self._namespace = namespace
         self._path = f"/apis/{API_VERSION}/{SnifferNode.plural}/{node}"
         self._wanted: Status | None = None
         self._written: Status | None = None
@@ -62,6 +70,18 @@ class Reporter:
                 log.info("%s", words)
             self._wanted = status
             self._changed.notify()
+
+    def flush(self, timeout_s: float) -> None:
+        """Writes what is wanted now, without jitter; gives up after that time."""
+        writing = threading.Thread(target=self._flush, name="flush", daemon=True)
+        writing.start()
+        writing.join(timeout_s)
+
+    def _flush(self) -> None:
+        try:
+            self._write()
+        except ApiError as error:
+            self._say(str(error))
 
     def close(self) -> None:
         """Ends the thread, and does not wait for it; what is not written yet stays unwritten."""
@@ -102,8 +122,7 @@ class Reporter:
         if time.monotonic() - self._jitter_asked_s > JITTER_AGE_S:
             self._jitter_asked_s = time.monotonic()
             with suppress(ApiError, ValueError, TypeError):  # the former value stands
-                text = (self._client.get(self._jitter_path).get("data") or {}).get(JITTER_KEY, "0")
-                self._jitter_s = min(max(float(text), 0.0), JITTER_LIMIT_S)
+                self._jitter_s = jitter_of(self._client, self._namespace)
         return self._jitter_s
 
     def _write(self) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from sniffer.cluster import views
 from sniffer.cluster.client import Client
+from sniffer.cluster.orders import Orders
 from sniffer.cluster.reflector import Object, Reflector, Watched
 from sniffer.cluster.report import Reporter
 from sniffer.model.resources import (
@@ -28,6 +29,7 @@ from sniffer.plan.compile import Sources
 
 POLL_S = 5.0
 """For safety only: whoever waits is called."""
+FLUSH_S = 1.0
 SERVICE_HOST = "KUBERNETES_SERVICE_HOST"
 
 _NODES = "/api/v1/nodes"
@@ -57,12 +59,13 @@ class ClusterSource:
         changed: Callable[[], None],
         namespace: str = "sniffer-system",
         grace_s: float = 300,
+        pod: str | None = None,
     ) -> None:
         """policy: what the administrator says; addresses of nodes and of the API server are added to it.
 
         changed: called from other threads when there is something to poll for; must not block.
         namespace: the agent's own. grace_s: how long some of the source may be silent while it still counts as fresh;
-        from a quiet cluster a bookmark a minute is all that is heard.
+        from a quiet cluster a bookmark a minute is all that is heard. pod: the agent's; None: it runs in none.
         """
         self._client = client
         self._node = node
@@ -83,6 +86,7 @@ class ClusterSource:
         self._follow(_What.PODS, Watched("/api/v1/pods", here, False, views.of_pod))
         self._follow(_What.OWN_NODE, Watched(_NODES, own, False, views.of_node))
         self._follow(_What.API_SERVER, _API_SERVER)
+        self._orders = Orders(client, namespace, pod, node, self._heard)
         self._reporter = Reporter(client, node, self._own_uid, namespace)
 
     def poll(self) -> bool:
@@ -119,9 +123,22 @@ class ClusterSource:
         """Takes the status of this node's SnifferNode; written in its own time, and never in the way."""
         self._reporter.report(status)
 
+    def order(self) -> str | None:
+        """Which order to clean this node holds now; None: none does."""
+        return self._orders.order()
+
+    def leaves(self) -> bool:
+        """Whether no agent is wanted on this node any more; a second at most. False: not known."""
+        return self._orders.leaves()
+
+    def flush(self) -> None:
+        """Gives what was reported last a second to arrive."""
+        self._reporter.flush(FLUSH_S)
+
     def close(self) -> None:
         """Ends the threads, and waits for none: one that waits for an answer ends after that, or with the process."""
         self._reporter.close()
+        self._orders.close()
         for reflector in self._reflectors.values():
             reflector.stop(wait_s=0)
 
@@ -137,6 +154,7 @@ class ClusterSource:
 
     def _look(self) -> Sources:
         complete = all(reflector.synced for what, reflector in self._reflectors.items() if what is not _What.NODES)
+        complete = complete and self._orders.known
         for kind, readings in self._readings.items():
             readings.take(self._reflectors[kind].objects())
         mirrors = tuple(

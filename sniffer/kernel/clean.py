@@ -18,11 +18,18 @@ def clean(root: Path) -> list[str]:
         return drop_orphans(pins) + _relay(pins)
     lock = Lock(pins)
     try:
-        removed = _hooks(pins) + drop_orphans(pins) + _relay(pins)
-        pins.remove()
-        return [*removed, f"pins at {root}"]
+        return clear(pins)
     finally:
         lock.release()
+
+
+def clear(pins: Pins) -> list[str]:
+    """As `clean`, by who has the lock."""
+    removed = _hooks(pins) + drop_orphans(pins) + _relay(pins)
+    if pins.root.is_dir():
+        pins.remove()
+        removed.append(f"pins at {pins.root}")
+    return removed
 
 
 def _hooks(pins: Pins) -> list[str]:

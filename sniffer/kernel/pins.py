@@ -118,6 +118,13 @@ class Lock:
                 return True
         return False
 
+    def holds(self, pins: Pins) -> bool:
+        """Whether what is locked is what lies at the root now: somebody may have removed it, or mounted over it."""
+        try:
+            return pins.exists() and os.path.samestat(os.fstat(self._fd), pins.root.stat())
+        except OSError:
+            return False
+
     def release(self) -> None:
         os.close(self._fd)
 

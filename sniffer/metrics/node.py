@@ -17,9 +17,6 @@ from sniffer.stats import catalogue
 from sniffer.stats.rows import Look
 from sniffer.stats.series import Labels, Named, NodeSeries
 
-STILL_S = 120.0
-"""A loop that has ended no look for so long stands still."""
-
 
 @dataclass(slots=True)
 class Loop:
@@ -37,10 +34,6 @@ class Loop:
     faults: int = 0
     contact_s: float | None = None
     """Monotonic time until which all of the source was known; -inf: never; None: it is no cluster."""
-
-    def turns(self) -> bool:
-        """Whether the loop looked not long ago; before the first look there is nothing to miss."""
-        return not self.ended or time.time() - self.ended < STILL_S
 
 
 class AgentCollector(Collector):

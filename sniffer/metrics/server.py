@@ -1,4 +1,4 @@
-"""Serves /metrics and /healthz: in plain text on loopback, elsewhere by HTTPS to whom the API server knows and allows.
+"""Serves /metrics and probes: in plain text on loopback, elsewhere by HTTPS to whom the API server knows and allows.
 
 A connection has a thread and a time limit, and there are a few at most: whoever reaches the port can stop scrapes, and
 nothing else.
@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -23,9 +23,12 @@ from sniffer.cluster.access import Decision
 from sniffer.errors import InputError, MachineError
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Fault = Callable[[], str | None]
+"""What a probe asks: why not, in words; None: all is well. Called by the threads that serve; must not block."""
 Reviewer = Callable[[str], Decision]
 """What a bearer token ("": none) may do; called by the threads that serve."""
 
+ALWAYS_LIVE: Mapping[str, Fault] = {"/healthz": lambda: None}
 CONNECTIONS_LIMIT = 16
 IDLE_S = 10.0
 """A caller that says nothing for so long is left."""
@@ -95,11 +98,11 @@ def context_of(option: str, directory: Path) -> ssl.SSLContext:
 
 
 def serve(
-    option: str, place: Place, registry: CollectorRegistry | None, is_healthy: Callable[[], bool] = lambda: True
+    option: str, place: Place, registry: CollectorRegistry | None, probes: Mapping[str, Fault] = ALWAYS_LIVE
 ) -> None:
-    """In a thread, for ever; registry and is_healthy are called by others, one for each connection.
+    """In a thread, for ever; registry and probes are called by others, one for each connection.
 
-    registry: None: no metrics, only /healthz. MachineError: the port is taken.
+    registry: None: no metrics. probes: by path. MachineError: the port is taken.
     """
     tls = _Certificate(option, place.tls) if place.tls else None
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
@@ -109,7 +112,7 @@ def serve(
         words = f"{option}: {place.host}:{place.port} cannot be served: {error.strerror}"
         raise MachineError(words, "choose another") from None
     metrics = make_wsgi_app(registry) if registry else None
-    server.set_app(_application(metrics, place.reviewer, is_healthy))
+    server.set_app(_application(metrics, place.reviewer, probes))
     threading.Thread(target=server.serve_forever, name=option.strip("-"), daemon=True).start()
 
 
@@ -189,16 +192,16 @@ class _Server(ThreadingMixIn, WSGIServer):
         log.debug("a scrape from %s broke off", client_address)
 
 
-def _application(metrics: Application | None, reviewer: Reviewer | None, is_healthy: Callable[[], bool]) -> Application:
+def _application(metrics: Application | None, reviewer: Reviewer | None, probes: Mapping[str, Fault]) -> Application:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = [("Content-Type", "text/plain; charset=utf-8")]
-        if environ["PATH_INFO"] == "/healthz":
-            healthy = is_healthy()
-            start_response("200 OK" if healthy else "503 Service Unavailable", headers)
-            return [b"ok\n" if healthy else b"the loop stands still\n"]
+        if probe := probes.get(environ["PATH_INFO"]):
+            fault = probe()
+            start_response("503 Service Unavailable" if fault else "200 OK", headers)
+            return [f"{fault or 'ok'}\n".encode()]
         if environ["PATH_INFO"] != "/metrics" or metrics is None:
             start_response("404 Not Found", headers)
-            return [b"/metrics, /healthz\n" if metrics else b"/healthz\n"]
+            return [f"{', '.join((*(['/metrics'] if metrics else []), *probes))}\n".encode()]
         decision = reviewer(_bearer(environ)) if reviewer else Decision.ALLOWED
         if decision is Decision.ALLOWED:
             return metrics(environ, start_response)

@@ -43,6 +43,8 @@ class NodeStatus(Model):
 
     state: Annotated[NodeState, Field(strict=False), one_of(NodeState)] = NodeState.RUNNING
     """Running; Clean: everything of sniffer was removed from the node."""
+    order: Annotated[Text, Field(max_length=127), Allowed("an order")] | None = None
+    """Clean: the order that was carried out; none where the agent left the node by itself."""
     version: Annotated[Text, Field(max_length=63), Allowed("a version")] = ""
     """The agent's version."""
     reported: Instant | None = None

@@ -4,9 +4,13 @@ A structural schema has a type on every node and no `$ref`, `title`, `const` or 
 (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/).
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from sniffer import __version__
 from sniffer.model.resources import (
     GROUP,
     VERSION,
@@ -21,6 +25,9 @@ Schema = dict[str, Any]
 
 CRD_KINDS: tuple[type[Kind], ...] = (ClusterTrafficMirror, MirrorTarget, SnifferNode, TrafficMirror)
 """In the order of their names."""
+
+RELEASE, DIGEST = f"{GROUP}/version", f"{GROUP}/schema"
+"""Annotations: of which release a definition is, and what tells its specification from every other."""
 
 SHORT_NAMES: Mapping[type[Kind], str] = {
     ClusterTrafficMirror: "ctm",
@@ -42,34 +49,53 @@ _DROPPED = frozenset({"title", "$ref", "$defs", "anyOf", "const", "default", "pr
 def definition(kind: type[Kind]) -> Schema:
     """The CustomResourceDefinition of a kind: a mapping as JSON and YAML write it."""
     name = kind.__name__
+    spec = {
+        "group": GROUP,
+        "scope": "Namespaced" if kind.namespaced else "Cluster",
+        "names": {
+            "kind": name,
+            "listKind": f"{name}List",
+            "plural": kind.plural,
+            "singular": name.lower(),
+            "shortNames": [SHORT_NAMES[kind]],
+            "categories": ["sniffer"],
+        },
+        "versions": [
+            {
+                "name": VERSION,
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": list(_COLUMNS[kind]),
+                "schema": {"openAPIV3Schema": structural(kind)},
+            }
+        ],
+    }
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        # Helm would delete a definition, and every object with it, when the chart is uninstalled.
-        "metadata": {"name": f"{kind.plural}.{GROUP}", "annotations": {"helm.sh/resource-policy": "keep"}},
-        "spec": {
-            "group": GROUP,
-            "scope": "Namespaced" if kind.namespaced else "Cluster",
-            "names": {
-                "kind": name,
-                "listKind": f"{name}List",
-                "plural": kind.plural,
-                "singular": name.lower(),
-                "shortNames": [SHORT_NAMES[kind]],
-                "categories": ["sniffer"],
-            },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": list(_COLUMNS[kind]),
-                    "schema": {"openAPIV3Schema": structural(kind)},
-                }
-            ],
-        },
+        "metadata": {"name": f"{kind.plural}.{GROUP}", "annotations": {RELEASE: __version__, DIGEST: digest}},
+        "spec": spec,
     }
+
+
+def replaces(ours: Schema, found: Schema) -> bool:
+    """Whether a cluster that has `found` should have `ours`: a definition never goes back to that of a release before,
+    which would take fields out of objects that have them.
+    """
+    told, theirs = (one["metadata"].get("annotations") or {} for one in (ours, found))
+    mine, former = _release(told[RELEASE]), _release(theirs.get(RELEASE, ""))
+    return mine > former or (mine == former and told[DIGEST] != theirs.get(DIGEST))
+
+
+def _release(text: str) -> tuple[int, int, int, bool, str]:
+    """In their order: what comes before a release is less than it; what is no version is less than every one."""
+    found = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(.*)", text)
+    if not found:
+        return -1, 0, 0, False, ""
+    first, second, third, rest = found.groups()
+    return int(first), int(second), int(third), not rest, rest
 
 
 def structural(kind: type[Kind]) -> Schema:

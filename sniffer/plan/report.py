@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sniffer.model.identity import Identity
+from sniffer.model.node import NodeState, NodeStatus
 from sniffer.model.problem import printable
-from sniffer.model.resources import Mirror, SnifferNode
+from sniffer.model.resources import Mirror
 from sniffer.plan.select import is_named
 from sniffer.plan.state import Verdict
 
@@ -28,14 +29,16 @@ def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str)
         room -= len((row["message"] or "").encode())
         if room < 0:
             row["message"] = None
-    value = {
-        "apiVersion": "sniffer.dev/v1alpha1",
-        "kind": SnifferNode.__name__,
-        "metadata": {"name": "this"},
-        "status": {"state": "Running", "version": version, "mirrors": rows[:MIRRORS_LENGTH]},
-    }
-    node = SnifferNode.model_validate(value)
-    return node.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return _status({"state": NodeState.RUNNING, "version": version, "mirrors": rows[:MIRRORS_LENGTH]})
+
+
+def clean_report(version: str, order: str | None = None) -> dict[str, Any]:
+    """SnifferNode.status of a node that has nothing of sniffer any more. order: the one that was carried out."""
+    return _status({"state": NodeState.CLEAN, "version": version, "order": order})
+
+
+def _status(status: Mapping[str, Any]) -> dict[str, Any]:
+    return NodeStatus.model_validate(status).model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def changes(former: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Iterator[str]:

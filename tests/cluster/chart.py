@@ -21,7 +21,8 @@ def rendered(helm: Path, *options: str, hooks: bool = False) -> list[Document]:
 
     `hooks`: with those documents that Helm applies only at some event.
     """
-    words = [helm, "template", "sniffer", CHART, "--namespace", NAMESPACE, "--kube-version", "1.36.0", *options]
+    line = [helm, "template", "sniffer", CHART, "--include-crds", "--namespace", NAMESPACE]
+    words = [*line, "--kube-version", "1.36.0", *options]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     documents = [one for one in yaml.safe_load_all(done.stdout) if one]

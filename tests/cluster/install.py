@@ -28,6 +28,11 @@ def install(cluster: Cluster, image: str, *options: str, helm: str = "helm4", wa
     for name, value in values.items():
         words += ["--set", f"{name}={value}"]
     _helm(cluster, helm, *words, *options)
+    wait(cluster, wait_s)
+
+
+def wait(cluster: Cluster, wait_s: float = 60.0) -> None:
+    """Waits until every pod is of the present revision, and Ready."""
     try:
         cluster.wait(lambda: all(_rolled_out(item) for item in workloads(cluster)), wait_s, "pods of sniffer Ready")
     except AssertionError as error:
@@ -38,10 +43,16 @@ def install(cluster: Cluster, image: str, *options: str, helm: str = "helm4", wa
         raise AssertionError("\n".join([str(error), *told])) from None
 
 
-def uninstall(cluster: Cluster, helm: str = "helm4") -> None:
-    """`helm uninstall`, and waits until the pods are gone; definitions and mirrors go as the chart says."""
-    _helm(cluster, helm, "uninstall", RELEASE, "--namespace", NAMESPACE)
+def uninstall(cluster: Cluster, helm: str = "helm4", *options: str) -> str:
+    """`helm uninstall`, and waits until the pods are gone; definitions and mirrors stay. What Helm has printed."""
+    said = _helm(cluster, helm, "uninstall", RELEASE, "--namespace", NAMESPACE, *options)
     cluster.wait(lambda: not cluster.objects("Pod", NAMESPACE), 60, "pods of sniffer gone")
+    return said.stdout + said.stderr
+
+
+def helm(cluster: Cluster, *words: object, by: str = "helm4", check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Any other command about the release: `helm(cluster, "rollback", "sniffer", "1")`."""
+    return _helm(cluster, by, *words, "--namespace", NAMESPACE, check=check)
 
 
 def workloads(cluster: Cluster) -> list[Document]:

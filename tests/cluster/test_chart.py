@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.cluster.host import GATEWAY, make_bridge
 from tests.cluster.test_values import VALUES, full, template
 from tests.topology import wait_until
 
+SNIFFER = str(Path(sys.executable).with_name("sniffer"))
 HELMS = ("helm3", "helm4")
 DEFINITIONS = {"clustertrafficmirrors", "mirrortargets", "sniffernodes", "trafficmirrors"}
 
@@ -40,6 +42,8 @@ class Server:
         names = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         environment = {**os.environ, **dict.fromkeys(names, home), "KUBECONFIG": str(self.kubeconfig)}
         line = [str(self.control.binaries / helm), *map(str, words)]
+        if words[0] == "uninstall":
+            line.append("--no-hooks")  # here nothing could run them
         done = subprocess.run(line, capture_output=True, text=True, env=environment)
         assert done.returncode == 0 or not check, f"{' '.join(line)}\n{done.stdout}{done.stderr}"
         return done.stdout if check else done.stdout + done.stderr
@@ -134,20 +138,29 @@ def test_values_reach_the_pods(binaries: Path) -> None:
         "allowedTargetCIDRs": "{10.96.7.7/32}",
         "lease": "5",
         "apiGrace": "97",
+        "uninstallPatience": "7",
+        "agent.healthPort": "9799",
         "netnsPath": "/var/run/docker/netns",
         "controller.replicas": "1",
         "imagePullSecrets[0].name": "registry",
     }
     words = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
-    made = {(one["kind"], one["metadata"]["name"]): one for one in rendered(binaries / "helm4", *words)}
+    made = {(one["kind"], one["metadata"]["name"]): one for one in rendered(binaries / "helm4", *words, hooks=True)}
     agent = made["DaemonSet", "sniffer-agent"]["spec"]["template"]["spec"]
     controller = made["Deployment", "sniffer-controller"]["spec"]
     assert ("PodDisruptionBudget", "sniffer-controller") not in made
     assert controller["replicas"] == 1
     cidrs = ["--service-cidrs=10.96.0.0/16,10.1.0.0/16", "--allowed-target-cidrs=10.96.7.7/32"]
-    assert agent["containers"][0]["args"] == ["agent", "--lease=5", "--api-grace=97", *cidrs]
+    assert agent["containers"][0]["args"] == ["agent", "--lease=5", "--api-grace=97", "--health=127.0.0.1:9799", *cidrs]
+    for probe in ("livenessProbe", "startupProbe", "readinessProbe"):
+        asked = agent["containers"][0][probe]["httpGet"]
+        assert (asked["host"], asked["port"]) == ("127.0.0.1", 9799)
+    cleanup = made["Job", "sniffer-cleanup"]["spec"]["template"]["spec"]
+    assert cleanup["containers"][0]["args"] == ["cleanup", "--cluster", "--exit-zero", "--patience=7"]
+    without = rendered(binaries / "helm4", "--set", "uninstallPatience=0", hooks=True)
+    assert "sniffer-cleanup" not in {one["metadata"]["name"] for one in without}
     assert controller["template"]["spec"]["containers"][0]["args"][-2:] == cidrs
-    for pod in (agent, controller["template"]["spec"]):
+    for pod in (agent, controller["template"]["spec"], cleanup):
         assert pod["containers"][0]["image"] == f"example.org/sniffer@{digest}"
         assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert {volume["hostPath"]["path"] for volume in agent["volumes"]} == {"/sys/fs/bpf", "/var/run/docker/netns"}
@@ -205,6 +218,9 @@ def test_the_agent_s_profiles(binaries: Path) -> None:
         ("image.digest=sha256:12", "/image/digest"),
         ("netnsPath=run/netns", "/netnsPath"),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
+        ("agent.healthPort=0", "/agent/healthPort"),
+        ("uninstallPatience=-1", "/uninstallPatience"),
+        ("upgradeCRDs=yes", "/upgradeCRDs"),
     ],
 )
 def test_bad_values(binaries: Path, helm: str, value: str, words: str) -> None:
@@ -364,8 +380,50 @@ def test_pods_ask_for_no_more_than_they_need(server: Server, binaries: Path) -> 
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
-    """Installed, upgraded with newer definitions, rolled back, uninstalled: the mirrors stay, and are taken up."""
+def test_definitions_grow_and_never_shrink(server: Server, helm: str, tmp_path: Path) -> None:
+    """By an upgrade that needs it, and only by that; a rollback leaves them alone, and so does an older release."""
+    name = f"crds-{helm}"
+    server.namespace(name)
+    where = ("--namespace", name)
+    older = older_chart(tmp_path)
+    job = "name: sniffer-crds\n"
+    bring = [SNIFFER, "crds", "--apply", "--kubeconfig", str(server.kubeconfig)]
+    try:
+        server.helm(helm, "install", "sniffer", older, *where)
+        wait_until(lambda: served(server) >= DEFINITIONS, 20, what="definitions served")
+        assert "suspend" not in fields(server)
+        upgrade = ("upgrade", "sniffer", CHART, *where)
+        assert job in server.helm(helm, *upgrade, "--dry-run=server")
+        assert job not in server.helm(helm, *upgrade, "--dry-run=server", "--set", "upgradeCRDs=false")
+        server.helm(helm, *upgrade, "--no-hooks")  # nothing runs here: what the job does is done by hand
+        assert "suspend" not in fields(server)
+        done = subprocess.run(bring, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "mirrortargets.sniffer.dev: brought up to date" in done.stdout
+        assert "suspend" in fields(server)
+        assert job not in server.helm(helm, *upgrade, "--dry-run=server")
+        server.helm(helm, "rollback", "sniffer", "1", *where)
+        assert "suspend" in fields(server)
+        assert job not in server.helm(helm, "upgrade", "sniffer", older, *where, "--dry-run=server")
+        path = server.api.path("CustomResourceDefinition", "mirrortargets.sniffer.dev")
+        later = {"metadata": {"annotations": {"sniffer.dev/version": "99.0.0"}}}
+        server.api.ask("PATCH", path, later, content_type="application/merge-patch+json")
+        again = subprocess.run([*bring, "--json"], capture_output=True, text=True)
+        assert json.loads(again.stdout)["mirrortargets.sniffer.dev"] == "as it is, of 99.0.0"
+        assert job not in server.helm(helm, *upgrade, "--dry-run=server")
+        server.api.request("DELETE", path)
+        wait_until(lambda: server.api.request("GET", path)[0] == 404, 30, what="definition gone")
+        assert job in server.helm(helm, *upgrade, "--dry-run=server")
+        again = subprocess.run([*bring, "--json"], capture_output=True, text=True)
+        assert json.loads(again.stdout)["mirrortargets.sniffer.dev"] == "made"
+    finally:
+        server.helm(helm, "uninstall", "sniffer", *where, check=False)
+        forget(server)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_a_life(server: Server, helm: str) -> None:
+    """Installed, upgraded, rolled back, uninstalled: the mirrors stay, and are taken up."""
     name = f"life-{helm}"
     server.namespace(name)
     where = ("--namespace", name)
@@ -381,17 +439,14 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
             server.create(one)
         assert statuses(server)
 
-        newer = newer_chart(tmp_path)
         options = ("--set", "controller.replicas=3", "--set", "agent.metrics=0.0.0.0:9750")
-        said = server.helm(helm, "upgrade", "sniffer", newer, *where, *options)
+        said = server.helm(helm, "upgrade", "sniffer", CHART, *where, *options)
         assert "Targets that there are: analyzer." in said
         assert "create role use-analyzer --verb=use" in said
         # Who trusts it goes on scraping.
         assert server.api.ask("GET", server.api.path("Secret", "sniffer-metrics", name))["data"] == certificate
-        assert "added" in fields(server)
         assert server.api.ask("GET", server.api.path("Deployment", "sniffer-controller", name))["spec"]["replicas"] == 3
         server.helm(helm, "rollback", "sniffer", "1", *where)
-        assert "added" not in fields(server)
 
         server.helm(helm, "uninstall", "sniffer", *where)
         assert server.api.ask("GET", server.api.path("TrafficMirror", "web", "default"))["spec"]["filter"]
@@ -399,12 +454,10 @@ def test_a_life(server: Server, helm: str, tmp_path: Path) -> None:
         assert status == 404
         server.helm(helm, "install", "sniffer", CHART, *where)
         assert server.api.ask("GET", server.api.path("TrafficMirror", "web", "default"))["spec"]["filter"]
-        # Under another name and elsewhere one has to say that the definitions change hands.
         server.helm(helm, "uninstall", "sniffer", *where)
         server.namespace(f"{name}-2")
         elsewhere = ("--namespace", f"{name}-2")
-        assert "invalid ownership metadata" in server.helm(helm, "install", "other", CHART, *elsewhere, check=False)
-        server.helm(helm, "install", "other", CHART, *elsewhere, "--take-ownership")
+        server.helm(helm, "install", "other", CHART, *elsewhere)
         server.helm(helm, "uninstall", "other", *elsewhere)
     finally:
         for release, place in (("sniffer", name), ("other", f"{name}-2")):
@@ -447,13 +500,14 @@ def fields(server: Server) -> set[str]:
     return set(schema["properties"]["spec"]["properties"])
 
 
-def newer_chart(directory: Path) -> Path:
-    """A copy in which a MirrorTarget has one field more."""
+def older_chart(directory: Path) -> Path:
+    """A copy of a release before, whose MirrorTargets have one field less."""
     copy = directory / "sniffer"
     subprocess.run(["cp", "-r", CHART, copy], check=True)
-    path = copy / "templates/crd-mirrortargets.yaml"
-    definition = yaml.safe_load(path.read_text())
-    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    schema["properties"]["spec"]["properties"]["added"] = {"type": "boolean"}
-    path.write_text(yaml.safe_dump(definition))
+    for path in (copy / "crds").iterdir():
+        definition = yaml.safe_load(path.read_text())
+        definition["metadata"]["annotations"] = {"sniffer.dev/version": "0.0.9", "sniffer.dev/schema": "former"}
+        spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"].get("spec", {})
+        spec.get("properties", {}).pop("suspend", None)
+        path.write_text(yaml.safe_dump(definition))
     return copy

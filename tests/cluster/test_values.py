@@ -58,7 +58,9 @@ PATHS: list[tuple[str, ...]] = sorted(set(_module().leaves(SCHEMA, SCHEMA)) - {(
 def template(helm: Path, values: dict[str, Any], home: Path) -> subprocess.CompletedProcess[str]:
     file = home / f"{abs(hash(json.dumps(values)))}.json"
     file.write_text(json.dumps(values))
-    line = [helm, "template", "sniffer", CHART, "--namespace", NAMESPACE, "--kube-version", "1.36.0", "--values", file]
+    # An upgrade where no cluster can be asked has a hook that makes the definitions.
+    line = [helm, "template", "sniffer", CHART, "--namespace", NAMESPACE, "--is-upgrade", "--values", file]
+    line += ["--kube-version", "1.36.0"]
     for version in API_VERSIONS:
         line += ["--api-versions", version]
     return subprocess.run([str(word) for word in line], capture_output=True, text=True)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from sniffer import __version__
 from sniffer.cli.crds import crds, file_name
 from sniffer.cli.lint import check
 from sniffer.errors import InputError
@@ -16,10 +17,10 @@ from sniffer.model.identity import Identity
 from sniffer.model.manifest import read
 from sniffer.model.mirror import MirrorSpec
 from sniffer.model.resources import Kind
-from sniffer.model.schema import CRD_KINDS, Schema, definition, structural
+from sniffer.model.schema import CRD_KINDS, Schema, definition, replaces, structural
 from sniffer.model.target import ENDPOINTS_LENGTH
 
-TEMPLATES = Path(__file__).parents[2] / "deploy/helm/sniffer/templates"
+CHART = Path(__file__).parents[2] / "deploy/helm/sniffer"
 
 # What a structural schema may say on a node of these types, as far as we use it.
 ALWAYS = {"type", "description", "default", "x-kubernetes-validations"}
@@ -149,22 +150,48 @@ def test_names() -> None:
     assert [one["spec"]["scope"] for one in found] == ["Cluster", "Cluster", "Cluster", "Namespaced"]
     shorts = [name for one in found for name in one["spec"]["names"]["shortNames"]]
     assert sorted(set(shorts)) == sorted(shorts)
-    assert all(one["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for one in found)
+    assert all(one["metadata"]["annotations"]["sniffer.dev/version"] == __version__ for one in found)
 
 
 @pytest.mark.parametrize("kind", CRD_KINDS)
 def test_the_chart_has_what_crds_prints(kind: type[Kind], tmp_path: Path) -> None:
     one = definition(kind)
-    path = TEMPLATES / file_name(one)
+    path = CHART / "crds" / file_name(one)
     crds(tmp_path, as_json=False)
     written = (tmp_path / path.name).read_text()
-    assert path.read_text() == written, f"out of date: sniffer crds --directory {TEMPLATES.relative_to(Path.cwd())}"
+    assert path.read_text() == written, f"out of date: sniffer crds --directory {path.parent.relative_to(Path.cwd())}"
     assert yaml.safe_load(written) == one
     assert "{{" not in written
 
 
 def test_the_chart_has_no_other() -> None:
-    assert {path.name for path in TEMPLATES.glob("crd-*")} == {file_name(definition(kind)) for kind in CRD_KINDS}
+    """In templates, a rollback would take them back to an earlier release (docs/adr)."""
+    assert {path.name for path in CHART.glob("**/crd-*")} == {file_name(definition(kind)) for kind in CRD_KINDS}
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__, "as the hook compares them"
+
+
+def annotated(version: str | None, digest: str = "a") -> Schema:
+    return {
+        "metadata": {"annotations": {"sniffer.dev/version": version, "sniffer.dev/schema": digest}} if version else {}
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "found", "expected"),
+    [
+        (annotated("0.2.0"), annotated("0.1.9"), True),
+        (annotated("0.10.0"), annotated("0.9.0"), True),
+        (annotated("0.2.0"), annotated("0.2.0"), False),
+        (annotated("0.2.0", "a"), annotated("0.2.0", "b"), True),
+        (annotated("0.2.0", "a"), annotated("0.3.0", "b"), False),
+        (annotated("0.2.0"), annotated("0.2.0rc1"), True),
+        (annotated("0.2.0rc1"), annotated("0.2.0", "b"), False),
+        (annotated("0.2.0"), annotated(None), True),
+        (annotated("0.2.0"), annotated("somebody's"), True),
+    ],
+)
+def test_a_definition_never_goes_back(ours: Schema, found: Schema, expected: bool) -> None:
+    assert replaces(ours, found) is expected
 
 
 def test_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,10 @@
 """A look at a node becomes bounded series: whose names are not told is counted still."""
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from sniffer.metrics.node import Loop
 from sniffer.stats import catalogue
 from sniffer.stats.catalogue import OTHER, Metric
 from sniffer.stats.rows import DROPS, LOSSES
@@ -150,12 +148,3 @@ def test_the_catalogue() -> None:
             "service",
         }
     assert ALL.name == OWN[2]
-
-
-def test_a_loop_that_stands_still() -> None:
-    loop = Loop()
-    assert loop.turns()
-    loop.ended = time.time() - 60
-    assert loop.turns()
-    loop.ended = time.time() - 180
-    assert not loop.turns()

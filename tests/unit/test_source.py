@@ -74,7 +74,7 @@ def calls() -> Calls:
 def source(server: ApiServer, calls: Calls) -> Iterator[ClusterSource]:
     made = ClusterSource(server.client(), "n1", Policy(), calls)
     try:
-        eventually(lambda: made.sources().complete and len(server.asked(watch=True)) == 7)
+        eventually(lambda: made.sources().complete and len(server.asked(watch=True)) == 8)
         made.poll()
         yield made
     finally:
@@ -278,7 +278,7 @@ def test_it_ends_at_once_though_nobody_answers(server: ApiServer) -> None:
     server.intercept = silence
     source = ClusterSource(server.client(), "n1", Policy(), lambda: None)
     source.report({"state": "Running"})
-    eventually(lambda: len(server.requests) >= 8)
+    eventually(lambda: len(server.requests) >= 9)
     began_s = time.monotonic()
     source.close()
     assert time.monotonic() - began_s < 0.5

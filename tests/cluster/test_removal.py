@@ -1,0 +1,337 @@
+"""An installation that is upgraded, leaves a node, goes and comes again: by Helm, with agents that answer and one that
+does not, and by kubectl alone. Production is counted all the time; what was there before is there afterwards.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import install, mirrors
+from tests.cluster.api import Document
+from tests.cluster.install import NAMESPACE, RELEASE
+from tests.cluster.lab import Cluster
+from tests.cluster.mirrors import applied, copies, ready, stream, wait_for_copy
+from tests.cluster.node import Node
+from tests.cluster.pod import Pod
+from tests.inventory import assert_gone
+from tests.numbered import datagrams, numbers
+from tests.topology import wait_until
+
+ROOT = Path(__file__).parents[2]
+SNIFFER = Path(sys.executable).with_name("sniffer")
+UPGRADES = int(os.environ.get("SNIFFER_UPGRADES", "5"))
+OURS = "/sys/fs/bpf/sniffer"
+AGENT = {"labelSelector": "app.kubernetes.io/component=agent"}
+CHOSEN = "mirrored"
+LEASE_S = 8
+_VETH = re.compile(r"\bveth[0-9a-f]{8}\b")
+OPTIONS = ("--set", f"agent.nodeSelector.{CHOSEN}=yes")
+SHORT = (*OPTIONS, "--set", f"lease={LEASE_S}", "--set", "uninstallPatience=3")
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """`web` on node 1 and `web2` on node 2 are mirrored; each is sent to by the other node's."""
+
+    namespace: str
+    web: Pod
+    web2: Pod
+    before: dict[str, list[str]]
+    """What a person sees of each node, before sniffer came."""
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: Cluster, loaded: str) -> Iterator[Cluster]:
+    """Our own: it goes and comes."""
+    for node in cluster.nodes:
+        label(cluster, node, "yes")
+    yield cluster
+    if install.helm(cluster, "status", RELEASE, check=False).returncode == 0:
+        install.uninstall(cluster, "helm4", "--no-hooks")
+    for node in cluster.nodes:
+        label(cluster, node, None)
+        node.run(SNIFFER, "cleanup", check=False)
+
+
+@pytest.fixture(scope="module")
+def bed(installed: Cluster, loaded: str) -> Iterator[Bed]:
+    with installed.namespace() as namespace:
+        web, web2 = (
+            installed.pod(name, namespace, installed.node(number), labels={"app": "web"})
+            for number, name in enumerate(("web", "web2"), start=1)
+        )
+        for pod in (web, web2):
+            pod.offloads(False)
+        web2.reaches(web.address)
+        before = {node.name: seen(node) for node in installed.nodes}
+        install.install(installed, loaded, *OPTIONS)
+        mirror = mirrors.mirror("removal", namespace, ["removal"], filter="udp", direction="Ingress")
+        with applied(installed, mirrors.target("removal"), mirror):
+            ready(installed, "TrafficMirror", "removal", namespace)
+            yield Bed(namespace, web, web2, before)
+
+
+def label(cluster: Cluster, node: Node, value: str | None) -> None:
+    cluster.patch("Node", node.name, {"metadata": {"labels": {CHOSEN: value}}})
+
+
+def python(node: Node, line: str) -> str:
+    return node.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", f"from tests import inventory\n{line}")
+
+
+_SEEN = """
+from tests.topology import run
+links = run("ip", "-d", "link").splitlines()
+print(inventory._TIMERS.sub("timer", run("ip", "-d", "-o", "link")), *inventory.surfaces()[len(links):], sep="\\n")
+"""
+
+
+def seen(node: Node) -> list[str]:
+    """By ip, tc, bpftool and find, a line each; without empty clsacts."""
+    files = node.run("find", "/run", "/etc", "-xdev", "-name", "*sniffer*").splitlines()
+    return [one for one in (*python(node, _SEEN).splitlines(), *files) if not one.startswith("qdisc clsact ffff: dev")]
+
+
+def others(lines: list[str], before: list[str]) -> list[str]:
+    """Without what is about pods' links that were not there before: the controller's come and go."""
+    known = set(_VETH.findall(" ".join(before)))
+    return [line for line in lines if set(_VETH.findall(line)) <= known]
+
+
+def held(node: Node) -> dict[str, Any]:
+    """The BPF objects that our pins on a node lead to."""
+    found: dict[str, Any] = json.loads(python(node, "import json; print(json.dumps(inventory.pinned()))"))
+    return found
+
+
+def assert_clean(bed: Bed, node: Node, objects: dict[str, Any]) -> None:
+    before = bed.before[node.name]
+    assert others(seen(node), before) == before
+    assert_gone({path: tuple(row) for path, row in objects.items()})
+
+
+def state(cluster: Cluster, node: Node) -> str:
+    return str(cluster.get("SnifferNode", node.name).get("status", {}).get("state"))
+
+
+@dataclass(slots=True)
+class Count:
+    """Of the copies of what `web` received meanwhile."""
+
+    frames: int = 0
+    lost: int = 0
+    doubled: int = 0
+
+
+@contextmanager
+def counted(installed: Cluster, bed: Bed) -> Iterator[Count]:
+    """Traffic to `web` meanwhile, of which production loses nothing; filled in at the end."""
+    count = Count()
+    with bed.web.capture() as pod, installed.analyzer.capture() as analyzer:
+        with stream(bed.web2, bed.web):
+            wait_until(lambda: len(datagrams(pod.frames)) > 100, 10, what="traffic")
+            began = time.monotonic()
+            yield count
+            ended = time.monotonic()
+            time.sleep(0.3)
+        pod.settle()
+        analyzer.settle()
+    received = datagrams(pod.frames)
+    first, last = received[0].number, received[-1].number
+    assert numbers(received) == list(range(first, last + 1)), "production lost, doubled or disordered something"
+    wanted = {one.number for one in received if began < one.when < ended}
+    copied = [one.number for one in copies(analyzer.frames) if one.number in wanted]
+    count.frames, count.lost = len(wanted), len(wanted - set(copied))
+    count.doubled = len(copied) - len(set(copied))
+
+
+def test_upgrades_and_rollbacks(installed: Cluster, bed: Bed, loaded: str) -> None:
+    """No frame of production is lost, no copy is lost or doubled, and definitions only grow."""
+    path = installed.api.path("CustomResourceDefinition", "mirrortargets.sniffer.dev")
+    field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/suspend"
+    older = [
+        {"op": "replace", "path": "/metadata/annotations/sniffer.dev~1version", "value": "0.0.9"},
+        {"op": "remove", "path": field},
+    ]
+    installed.api.ask("PATCH", path, older, content_type="application/json-patch+json")
+
+    def grown() -> bool:
+        found: Any = installed.api.ask("GET", path)
+        for name in field.split("/")[1:-1]:
+            found = found[int(name) if name.isdigit() else name]
+        return "suspend" in found
+
+    assert not grown()
+    agents = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE, **AGENT)}
+    with counted(installed, bed) as count:
+        for turn in range(UPGRADES):
+            install.install(installed, loaded, *OPTIONS, "--set-string", f"agent.podAnnotations.turn={turn}")
+            assert grown(), "the hook has brought the definition up to date"
+            now = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE, **AGENT)}
+            assert agents.isdisjoint(now), "every agent is another one"
+            agents = now
+        install.helm(installed, "rollback", RELEASE, "1")
+        install.wait(installed)
+        assert grown(), "a rollback takes nothing from the definition"
+    print(f"{UPGRADES} upgrades and a rollback: {count}")
+    assert count.frames > 2000
+    assert (count.lost, count.doubled) == (0, 0)
+    names = {
+        one["metadata"]["name"] for kind in ("Job", "ServiceAccount") for one in installed.objects(kind, NAMESPACE)
+    }
+    assert not names & {"sniffer-crds", "sniffer-cleanup"}, "hooks leave nothing"
+
+
+def test_agents_say_how_they_are_to_their_node_only(installed: Cluster, bed: Bed) -> None:
+    here, there = installed.nodes
+    for path in ("healthz", "readyz"):
+        assert here.run("curl", "-sS", f"http://127.0.0.1:9751/{path}") == "ok\n"
+    refused = there.run(
+        "curl",
+        "-sS",
+        "-m",
+        2,
+        f"http://{here.address}:9751/healthz",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{exitcode}",
+        check=False,
+    )
+    assert refused == "7"
+
+
+def test_a_node_leaves_and_comes_back(installed: Cluster, bed: Bed) -> None:
+    node, other = installed.nodes
+    objects = held(node)
+    assert objects
+    with counted(installed, bed) as count:
+        label(installed, node, None)
+        installed.wait(lambda: state(installed, node) == "Clean", 20, "node1 Clean")
+        assert_clean(bed, node, objects)
+        assert state(installed, other) == "Running"
+        assert held(other)
+        label(installed, node, "yes")
+        installed.wait(lambda: state(installed, node) == "Running", 30, "node1 Running")
+        ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
+        time.sleep(1)
+    assert count.lost < count.frames, "it is mirrored again"
+    assert count.doubled == 0
+
+
+def test_an_uninstall_leaves_nothing(installed: Cluster, bed: Bed) -> None:
+    objects = {node.name: held(node) for node in installed.nodes}
+    before = {kind: len(installed.objects(kind)) for kind in ("CustomResourceDefinition", "MirrorTarget")}
+    with counted(installed, bed) as count:
+        began = time.monotonic()
+        said = install.uninstall(installed)
+        print(f"uninstalled in {time.monotonic() - began:.1f} s")
+    assert "2 of 2 nodes are clean" in said
+    assert "is not clean" not in said
+    assert count.lost
+    for node in installed.nodes:
+        assert state(installed, node) == "Clean"
+        assert_clean(bed, node, objects[node.name])
+    assert {kind: len(installed.objects(kind)) for kind in before} == before
+    assert installed.get("TrafficMirror", "removal", bed.namespace)
+    for kind in ("ClusterRole", "ClusterRoleBinding"):
+        names = [one["metadata"]["name"] for one in installed.objects(kind)]
+        assert not [name for name in names if name.startswith("sniffer")]
+    kinds = ("Job", "Role", "RoleBinding", "ServiceAccount", "ConfigMap", "Pod", "Secret")
+    left = {one["metadata"]["name"] for kind in kinds for one in installed.objects(kind, NAMESPACE)}
+    assert left <= {"default", "kube-root-ca.crt", "sniffer"}
+    again = install.helm(installed, "uninstall", RELEASE, check=False)
+    assert again.returncode == 1
+    assert "not found" in again.stderr
+
+
+def test_installed_again(installed: Cluster, bed: Bed, loaded: str) -> None:
+    """The order of the former release means nothing to the new one."""
+    install.install(installed, loaded, *SHORT)
+    for node in installed.nodes:
+        installed.wait(lambda node=node: state(installed, node) == "Running", 20, f"{node.name} Running")
+    ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
+    with counted(installed, bed) as count:
+        time.sleep(1)
+    assert (count.lost, count.doubled) == (0, 0)
+
+
+def test_an_agent_that_does_not_answer(installed: Cluster, bed: Bed, loaded: str) -> None:
+    """It is named, and everything else goes; its copies end with the lease, and one pod removes what is left."""
+    alive, dead = installed.nodes
+    objects = {node.name: held(node) for node in installed.nodes}
+    [pod] = installed.objects("Pod", NAMESPACE, **AGENT, fieldSelector=f"spec.nodeName={dead.name}")
+    pids = [str(pid) for pid in dead.pids(f"**/*{pod['metadata']['uid']}*/**")]
+    dead.run("kill", "-STOP", *pids)
+    stopped = time.monotonic()
+    with installed.analyzer.capture() as analyzer, stream(bed.web, bed.web2, port=10):
+        said = install.helm(installed, "uninstall", RELEASE, by="helm3")
+        words = said.stdout + said.stderr
+        assert "1 of 2 nodes are clean" in words
+        assert f"{dead.name} is not clean: its agent" in words
+        assert f"{alive.name} is not clean" not in words
+        assert_clean(bed, alive, objects[alive.name])
+        name = pod["metadata"]["name"]
+        installed.wait(lambda: _ends(installed, name), 20, "the agent's pod ends")
+        dead.run("kill", "-KILL", *pids)
+        installed.wait(lambda: not installed.objects("Pod", NAMESPACE), 60, "pods of sniffer gone")
+        time.sleep(max(stopped + LEASE_S + 1 - time.monotonic(), 0))
+        last = max(one.when for one in copies(analyzer.frames) if one.port == 10)
+    assert last - stopped < LEASE_S + 0.5, f"copied for {last - stopped:.1f} s"
+    assert held(dead)
+    by_hand(installed, [dead], loaded)
+    assert_clean(bed, dead, objects[dead.name])
+
+
+def _ends(cluster: Cluster, name: str) -> bool:
+    found = [pod for pod in cluster.objects("Pod", NAMESPACE) if pod["metadata"]["name"] == name]
+    return not found or "deletionTimestamp" in found[0]["metadata"]
+
+
+def by_hand(cluster: Cluster, nodes: Sequence[Node], image: str) -> None:
+    """As the documentation has it."""
+    text = (ROOT / "docs/operations.md").read_text().split("```yaml\n")[1].split("```")[0]
+    names = []
+    for node in nodes:
+        document: Document = yaml.safe_load(text.replace("NODE", node.name).replace("IMAGE", image))
+        document["metadata"]["name"] += f"-{node.name}"
+        names.append(document["metadata"]["name"])
+        cluster.apply(document)
+    done = ("Succeeded", "Failed")
+    for name in names:
+        cluster.wait(lambda name=name: cluster.get("Pod", name, NAMESPACE)["status"].get("phase") in done, 30, "clean")
+        assert "removed relay" in cluster.kubectl("logs", name, "-n", NAMESPACE)
+    cluster.kubectl("delete", "pod", *names, "-n", NAMESPACE, "--wait=false")
+
+
+def test_everything_deleted_at_once(installed: Cluster, bed: Bed, loaded: str) -> None:
+    """Nobody could ask why it ends: copies end with the lease."""
+    install.install(installed, loaded, *SHORT)
+    ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
+    objects = {node.name: held(node) for node in installed.nodes}
+    manifest = installed.home / "manifest.yaml"
+    manifest.write_text(install.helm(installed, "get", "manifest", RELEASE).stdout)
+    with installed.analyzer.capture() as analyzer, counted(installed, bed):
+        wait_for_copy(analyzer, time.monotonic(), 5)
+        installed.kubectl("delete", "--wait=false", "-f", manifest)
+        deleted = time.monotonic()
+        installed.wait(lambda: not installed.objects("Pod", NAMESPACE), 60, "pods of sniffer gone")
+        time.sleep(max(deleted + LEASE_S + 3 - time.monotonic(), 0))
+        last = max(one.when for one in copies(analyzer.frames))
+    assert last - deleted < LEASE_S + 2, f"copied for {last - deleted:.1f} s"
+    for node in installed.nodes:
+        assert held(node)
+    by_hand(installed, installed.nodes, loaded)
+    for node in installed.nodes:
+        assert_clean(bed, node, objects[node.name])
+    installed.kubectl("delete", "secret", "-l", "owner=helm", "-n", NAMESPACE)
