@@ -36,7 +36,7 @@ class Witness:
     def __enter__(self) -> Self:
         PINS.mkdir()
         self._loaded = bpf.Object.open(OBJECT)
-        self._maps = {name: self._loaded.map(name) for name in ("towards", "arrived", "seen")}
+        self._maps = {name: self._loaded.map(name) for name in ("towards", "arrived", "seen", "numbered")}
         for name in self._loaded.programs():
             bpf.pin(self._loaded.program(name).fd, PINS / name)
         return self
@@ -64,6 +64,13 @@ class Witness:
         """IPv4 packets at the `tally`, and their bytes from the IP header on; what else came is not in it."""
         packets, octets = struct.unpack("=QQ", self._maps["arrived"].lookup(struct.pack("=I", 0)) or b"")
         return packets, octets
+
+    def numbered(self) -> tuple[int, int]:
+        """Packets at the `tally` with a GRE sequence number, and how many numbers there are from their first to their
+        last."""
+        of_cpus = self._maps["numbered"].lookup(struct.pack("=I", 0)) or b""
+        rows = [row for row in struct.iter_unpack("=QQQ", of_cpus) if row[0]]
+        return sum(row[0] for row in rows), max(row[2] for row in rows) + 1 - min(row[1] for row in rows)
 
     def seen(self, copies: bool = False) -> Sight:
         """By `look`: the last packet of production, or the last copy."""

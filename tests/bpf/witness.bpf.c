@@ -16,7 +16,7 @@ struct {
 
 struct tally {
 	__u64 packets;
-	__u64 bytes; /* from the outer IP header on */
+	__u64 bytes; /* by the length of the outer IP header */
 };
 
 struct {
@@ -41,6 +41,20 @@ struct {
 	__type(value, struct sight);
 } seen SEC(".maps");
 
+/* Copies that carry a GRE key and a sequence number, by what their first packets say. */
+struct stream {
+	__u64 packets;
+	__u64 first; /* numbers, plus one; 0: none has come */
+	__u64 last;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct stream);
+} numbered SEC(".maps");
+
 char _license[] SEC("license") = "Dual BSD/GPL";
 
 SEC("tc")
@@ -52,15 +66,35 @@ int forward(struct __sk_buff *skb)
 	return ifindex ? (int)bpf_redirect(*ifindex, 0) : TC_ACT_SHOT;
 }
 
+static __always_inline void number(struct __sk_buff *skb, const __u8 *ip)
+{
+	__u32 zero = 0, sequence;
+	__u16 fragment = *(const __u16 *)(ip + 6);
+	struct stream *s = bpf_map_lookup_elem(&numbered, &zero);
+
+	if (!s || ip[9] != IPPROTO_GRE || (fragment & bpf_htons(0x1fff)) || (ip[20] & 0x30) != 0x30)
+		return;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + 28, &sequence, sizeof(sequence)))
+		return;
+	sequence = bpf_ntohl(sequence);
+	s->packets++;
+	if (!s->first || sequence + 1ULL < s->first)
+		s->first = sequence + 1ULL;
+	if (sequence + 1ULL > s->last)
+		s->last = sequence + 1ULL;
+}
+
 SEC("tc")
 int tally(struct __sk_buff *skb)
 {
 	__u32 index = skb->protocol != bpf_htons(ETH_P_IP);
 	struct tally *t = bpf_map_lookup_elem(&arrived, &index);
+	__u8 ip[24] = {};
 
-	if (t) {
+	if (t && !bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(ip))) {
 		__sync_fetch_and_add(&t->packets, 1);
-		__sync_fetch_and_add(&t->bytes, skb->len - ETH_HLEN);
+		__sync_fetch_and_add(&t->bytes, bpf_ntohs(*(__u16 *)(ip + 2)));
+		number(skb, ip);
 	}
 	return TC_ACT_SHOT; /* nobody listens, and nobody shall answer */
 }
