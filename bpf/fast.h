@@ -14,6 +14,7 @@ static __always_inline int refuse(struct slot *slot, enum outcome outcome)
 
 /* The relay's receiving end drops frames that end just behind a tag: those are cut there, not here. */
 #define RELAY_SHORTEST 64
+#define HEADERS_LONGEST (ETH_HLEN + TAG_LENGTH + 60 + 60) /* of a segment: Ethernet, tag, IPv4, TCP */
 #define TAGGED_SHORTEST (ETH_HLEN + TAG_LENGTH + 2)
 
 static __always_inline bool ends_behind_tag(struct window *w)
@@ -33,8 +34,9 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct scratch *s, con
 	struct slot *slot = &s->slot;
 	__u32 length = s->window.frame_length, snap_length, original = 0;
 	__u32 room = e->template_length + s->window.tag_length + (is_six(e) ? FRAGMENT_HEADER : 0);
+	__u32 longest = skb->gso_size ? skb->gso_size + HEADERS_LONGEST : skb->len;
 
-	if (!skb->gso_size && (skb->len > FRAME_LIMIT || skb->len + room > WRAPPED_LIMIT))
+	if (longest > FRAME_LIMIT || longest + room > WRAPPED_LIMIT)
 		return refuse(slot, OUTCOME_DROPPED_TOO_BIG);
 	slot->segments = segments_of(skb, &s->window);
 	if (ends_behind_tag(&s->window)) {

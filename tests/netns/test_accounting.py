@@ -141,7 +141,12 @@ def test_a_million_packets(bed: Bed) -> None:
     assert {reason for reason, count in dropped.items() if count} == expected == rows[0]["dropped"].keys()
     assert packets == wire["packets"]
     assert octets == wire["bytes"] - 14 * packets
-    assert numbered == numbers > 100_000, "no number of the first target is missing, and none came twice"
+    lost = sum((Counter(row["lost"]) for row in rows), Counter())
+    print(f"{numbered} of {numbers} numbers, lost {dict(lost)}")
+    # A copy has its number before its fragments cross the relay, which may be down by then.
+    assert 100_000 < numbered <= numbers <= numbered + lost["oversize"], (
+        "what is missing is lost, and nothing came twice"
+    )
 
 
 def unreachable(status: dict[str, object]) -> dict[str, str]:

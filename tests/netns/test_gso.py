@@ -11,6 +11,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from sniffer.abi.limits import Outcome
+from sniffer.kernel.look import look_at
 from tests.agent import Agent, Document, mirror, target
 from tests.mirrored import (
     agent_at,
@@ -202,6 +204,13 @@ def test_datagrams_of_udp_segment(bed: tuple[Node, Agent], size: int, fragments:
     assert difference(wanted, (item.frame for item in seen.received)) == ([], [])
     seen.check(tunnels=1)
     assert {item.fragments for item in seen.received if len(item.frame) == 42 + size} == {fragments}
+    slow = relayed(agent)
+    assert slow == 0 if size <= 1402 else slow > 10, "wrapped in place wherever it fits, the longer header of IPv6 too"
+
+
+def relayed(agent: Agent) -> int:
+    """Frames that took the slow path, of the mirrors in force."""
+    return sum(tallies[Outcome.RELAYED].packets for tallies in look_at(agent.pin_root).counters.values())
 
 
 @uplinks(WIRE, WIDE)
