@@ -20,6 +20,8 @@ from tests.topology import start, wait_until
 
 SNIFFER = Path(sys.executable).with_name("sniffer")
 VERSION = "sniffer.dev/v1alpha1"
+COMMAND_S = 60 if "SNIFFER_KERNEL" not in os.environ else 300
+"""A command's patience; in an emulated machine starting Python alone takes half a minute."""
 Document = dict[str, Any]
 Status = dict[str, Any]
 
@@ -43,7 +45,7 @@ def mirror(
 def sniffer(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs the command-line program to its end. `check`: any exit status but 0 and 1 (it found something) fails."""
     line = [str(SNIFFER), *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=COMMAND_S)
     if check and done.returncode not in {0, 1}:
         raise AssertionError(f"{' '.join(line)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done
