@@ -138,7 +138,9 @@ def test_a_million_packets(bed: Bed) -> None:
         "relay_down",
         "copy_limit",
     }
-    assert {reason for reason, count in dropped.items() if count} == expected == rows[0]["dropped"].keys()
+    assert {reason for reason, count in dropped.items() if count} == expected
+    # No device here has hardware time stamps, and a mirror that a breaker has stopped copies nothing else.
+    assert rows[0]["dropped"].keys() - expected == {"ptp", "storm"}
     assert packets == wire["packets"]
     assert octets == wire["bytes"] - 14 * packets
     lost = sum((Counter(row["lost"]) for row in rows), Counter())
