@@ -38,11 +38,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(healthy: bool = True, **fields: object) -> Iterator[int]:
+def serving(fault: str | None = None, **fields: object) -> Iterator[int]:
     registry = CollectorRegistry(auto_describe=False)
     Gauge("seven", "A number.", registry=registry).set(7)
     port = free_port()
-    serve("--metrics", Place("127.0.0.1", port, **fields), registry, lambda: healthy)  # type: ignore[arg-type]
+    serve("--metrics", Place("127.0.0.1", port, **fields), registry, {"/healthz": lambda: fault})  # type: ignore[arg-type]
     yield port
 
 
@@ -111,7 +111,7 @@ def test_plain() -> None:
 
 
 def test_a_loop_that_stands_still() -> None:
-    with serving(healthy=False) as port:
+    with serving(fault="the loop stands still") as port:
         assert ask(port, "/healthz") == (503, "the loop stands still\n")
         assert ask(port)[0] == 200
 
