@@ -66,6 +66,9 @@ MATCHED_BYTES = _counter("sniffer_mirror_matched_bytes", "Bytes of the frames th
 SENT_BYTES = _counter(
     "sniffer_mirror_sent_bytes", "Bytes of the copies that were sent, without outer headers; fewer where cut.", *MIRROR
 )
+TRUNCATED = _counter(
+    "sniffer_mirror_truncated_copies", "Copies that were cut to what the underlay has room for.", *MIRROR
+)
 WIRE = _counter(
     "sniffer_mirror_wire_packets", "Packets handed to the uplink, segments and fragments one by one.", *MIRROR
 )
@@ -126,7 +129,7 @@ TURNED = _gauge("sniffer_controller_last_turn_timestamp_seconds", "When the cont
 
 COMMON = (BUILD,)
 NODE = (
-    *(FRAMES, MATCHED, MATCHED_BYTES, SENT_BYTES, WIRE, WIRE_BYTES, LOST, UNDECIDED, LEASE, MIRRORS),
+    *(FRAMES, MATCHED, MATCHED_BYTES, SENT_BYTES, TRUNCATED, WIRE, WIRE_BYTES, LOST, UNDECIDED, LEASE, MIRRORS),
     *(ENDPOINTS, HOOKS, SKIPPED, ENTRIES, CAPACITY, READABLE),
 )
 AGENT = (ROUND_S, LAG_S, ERRORS, LOOKED, CONTACT, FRESH, AGENT_FAULTS)

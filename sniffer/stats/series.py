@@ -141,6 +141,7 @@ def _counts(row: Row) -> _Counts:
         (catalogue.MATCHED, ()): row["matched"]["packets"],
         (catalogue.MATCHED_BYTES, ()): row["matched"]["bytes"],
         (catalogue.SENT_BYTES, ()): row["sent"]["bytes"],
+        (catalogue.TRUNCATED, ()): row["truncated"]["packets"],
         (catalogue.WIRE, ()): row["wire"]["packets"],
         (catalogue.WIRE_BYTES, ()): row["wire"]["bytes"],
         **{(catalogue.LOST, (reason,)): count for reason, count in row["lost"].items()},

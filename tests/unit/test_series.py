@@ -25,6 +25,7 @@ def row(name: str, matched: int, lost: int = 0, **dropped: int) -> dict[str, Any
         "reason": None,
         "lease_s": 50.0,
         "undecided": 0,
+        "truncated": {"packets": 0, "bytes": 0},
         "wire": {"packets": matched, "bytes": matched},
         "matched": {"packets": matched, "bytes": 100 * matched},
         "sent": {"packets": matched - sum(dropped.values()), "bytes": 0},
