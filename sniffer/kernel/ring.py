@@ -101,6 +101,8 @@ class Ring:
         start = self._at * BLOCK_SIZE
         status, count, first, length = _BLOCK.unpack_from(self._memory, start)
         if not status & _STATUS_USER:
+            # A link that went down is an error until somebody asks for it, and an error is there for every poll.
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return None
         octets = self._memory[start : start + length]
         _BLOCK_STATUS.pack_into(self._memory, start + _BLOCK_STATUS_AT, 0)

@@ -184,6 +184,19 @@ def test_a_pipe_and_its_end(tmp_path: Path) -> None:
     assert json.loads(recv.stderr.read())["frames"] >= 2
 
 
+def test_a_link_that_goes_down_and_comes_up() -> None:
+    """It waits meanwhile, and does not ask all the time whether the link is there again."""
+    with Recv("--gre", "-i", "eth0") as recv:
+        run("ip", "link", "set", "eth0", "down", netns="ana")
+        wait_until(recv.is_idle, 2)
+        run("ip", "link", "set", "eth0", "up", netns="ana")
+        run("ip", "address", "add", "fd00:9::2/64", "dev", "eth0", "nodad", netns="ana", check=False)
+        wait_until(lambda: "LOWER_UP" in run("ip", "link", "show", "up0"))
+        wire(packet(gre(1), FRAME))
+        wait_until(recv.is_idle)
+        assert recv.stop()["frames"] == 1
+
+
 def test_fast_enough_or_says_what_it_dropped(tmp_path: Path) -> None:
     """20 microseconds of CPU for a packet are 50,000 packets a second; how many the machine has free is its own."""
     count = 60_000
