@@ -106,12 +106,13 @@ def test_fragments_and_losses(tmp_path: Path) -> None:
 def test_the_kernel_passes_nothing_else(tmp_path: Path) -> None:
     """Another port, another protocol, what is not for this host, and what this host sends."""
     other = packet(VXLAN_KEY, FRAME)
-    with Recv("--vxlan", 4789, "--duration", 0.5) as recv:
+    with Recv("--vxlan", 4789) as recv:
         wire(packet(geneve(), FRAME), packet(gre(), FRAME))
         send([bytes([2] * 6) + ETHERNET[6:] + b"\x08\x00" + other], "up0", netns=None)
         send([ETHERNET[6:] + ETHERNET[:6] + b"\x08\x00" + other], "eth0", netns="ana")
         wire(other)
-        row = recv.wait()
+        wait_until(recv.is_idle)
+        row = recv.stop()
     assert (row["packets"], row["frames"]) == (1, 1)
 
 
@@ -177,7 +178,7 @@ def test_a_pipe_and_its_end(tmp_path: Path) -> None:
     said, _ = tshark.communicate(timeout=20)
     assert said.split() == [str(len(FRAME)).encode(), str(len(FRAME) + 1).encode()]
     try:
-        wait_until(lambda: wire(packet(gre(1), FRAME)) or recv.poll() is not None, every=0.1)
+        wait_until(lambda: wire(packet(gre(1), FRAME)) or recv.poll() is not None, 20, every=0.1)
     finally:
         recv.kill()
     assert recv.returncode == 0
