@@ -27,7 +27,11 @@ DEVICES = {
     "geneve": (0, {"geneve": {"vni": 501}}, f"geneve id 501 remote {NODE[0]}"),
     "erspan2": (0, {"erspan": {"version": 2, "sessionId": 506}}, f"erspan {FOUR} oseq key 506 {TYPE2}"),
     "erspan3": (0, {"erspan": {"version": 3, "sessionId": 1023}}, f"erspan {FOUR} oseq key 1023 {TYPE3}"),
-    "vxlan6": (1, {"vxlan": {"vni": 603}}, f"vxlan id 603 dstport 4789 local {ANALYZER[1]} dev eth0 udp6zerocsumrx"),
+    "vxlan6": (
+        1,
+        {"vxlan": {"vni": 603}},
+        f"vxlan id 603 dstport 4789 local {ANALYZER[1]} dev eth0 nolearning udp6zerocsumrx",
+    ),
     "geneve6": (1, {"geneve": {"vni": 601}}, f"geneve id 601 remote {NODE[1]} udp6zerocsumrx"),
     "ip6gretap": (1, {"gre": {"key": 605}}, f"ip6gretap {SIX} key 605"),
     "ip6gretap-s": (1, {"gre": {"key": 606, "sequence": True}}, f"ip6gretap {SIX} key 606"),
