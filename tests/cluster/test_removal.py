@@ -180,7 +180,7 @@ def test_upgrades_and_rollbacks(installed: Cluster, bed: Bed, loaded: str) -> No
             now = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE, **AGENT)}
             assert agents.isdisjoint(now), "every agent is another one"
             agents = now
-        install.helm(installed, "rollback", RELEASE, "1")
+        install.helm(installed, "rollback", RELEASE, max(UPGRADES - 6, 1))  # Helm remembers ten revisions
         install.wait(installed)
         assert grown(), "a rollback takes nothing from the definition"
     print(f"{UPGRADES} upgrades and a rollback: {count}")
