@@ -111,8 +111,13 @@ def test_every_frame_of_the_pod_while_it_is_mirrored(bed: Bed, tmp_path: Path) -
     """The capture, the mirror and the pod's own packet socket agree, byte for byte; Ctrl-C ends it in order."""
     to, of = target("beside"), mirror("beside", bed.namespace, ["beside"], {"app": "web"})
     file = tmp_path / "web.pcapng"
-    with applied(bed.cluster, to, of), nothing_stays(bed.web.node):
+    with applied(bed.cluster, to, of):
         ready(bed.cluster, "TrafficMirror", "beside", bed.namespace)
+        _capture_beside_a_mirror(bed, file)
+
+
+def _capture_beside_a_mirror(bed: Bed, file: Path) -> None:
+    with nothing_stays(bed.web.node):
         capture = bed.start(file)
         with bed.cluster.analyzer.capture() as analyzer, bed.web.capture(outgoing=True) as pod:
             bed.client.run("ping", "-c", 5, "-i", 0.05, bed.web.address)
@@ -124,7 +129,7 @@ def test_every_frame_of_the_pod_while_it_is_mirrored(bed: Bed, tmp_path: Path) -
         hooks = json.loads(bed.cluster.kubectl(*words))["hooks"]
         assert {(hook["state"], tuple(hook["ahead"])) for hook in hooks} == {("attached", ())}
         capture.send_signal(signal.SIGINT)
-        _, said = capture.communicate(timeout=10)
+        _, said = capture.communicate(timeout=20)
         assert capture.returncode == 0, said
         wanted = pod.octets()
         captured = frames(file, bed.environment)
@@ -245,7 +250,7 @@ def test_a_node_without_an_agent(bed: Bed) -> None:
     before = bed.cluster.get("DaemonSet", "sniffer-agent", NAMESPACE)["spec"]["template"]["spec"]["nodeSelector"]
     bed.cluster.kubectl(*words, json.dumps(select))
     try:
-        bed.cluster.wait(lambda: len(agents(bed)) == 1, 30, "one agent")
+        bed.cluster.wait(lambda: agents(bed) == ["node2"] and rolled_out(bed), 60, "one agent")
         done = subprocess.run(
             bed.line("capture", "web", "-n", bed.namespace, "-w", "/dev/null"),
             capture_output=True, text=True, env=dict(bed.environment),
@@ -257,7 +262,15 @@ def test_a_node_without_an_agent(bed: Bed) -> None:
     finally:
         back = {"kubernetes.io/hostname": None, **before}
         bed.cluster.kubectl(*words, json.dumps({"spec": {"template": {"spec": {"nodeSelector": back}}}}))
-        bed.cluster.wait(lambda: len(agents(bed)) == 2, 60, "both agents")
+        bed.cluster.wait(lambda: len(agents(bed)) == 2 and rolled_out(bed), 60, "both agents")
+
+
+def rolled_out(bed: Bed) -> bool:
+    """Whether the agents that are there are those that the DaemonSet asks for now."""
+    found = bed.cluster.get("DaemonSet", "sniffer-agent", NAMESPACE)
+    status, wanted = found["status"], found["status"].get("desiredNumberScheduled")
+    seen = status.get("observedGeneration") == found["metadata"]["generation"]
+    return seen and wanted == status.get("updatedNumberScheduled") == status.get("numberReady")
 
 
 def agents(bed: Bed) -> list[str]:
