@@ -138,8 +138,8 @@ def test_a_million_packets(bed: Bed) -> None:
         "relay_down",
         "copy_limit",
     }
-    assert {reason for reason, count in dropped.items() if count} == expected
-    # No device here has hardware time stamps, and a mirror that a breaker has stopped copies nothing else.
+    # A flood of equal frames may be held back for a moment, as a storm; no device here has hardware time stamps.
+    assert expected <= {reason for reason, count in dropped.items() if count} <= expected | {"storm"}
     assert rows[0]["dropped"].keys() - expected == {"ptp", "storm"}
     assert packets == wire["packets"]
     assert octets == wire["bytes"] - 14 * packets
