@@ -112,7 +112,8 @@ def test_a_rolling_update(installed: Cluster, bed: Bed) -> None:
 
 
 def test_the_api_server_is_away_for_a_minute(installed: Cluster, bed: Bed) -> None:
-    """F1, F11: everything goes on; five seconds after its return an edit is in force."""
+    """F1, F11: everything goes on, no probe ends an agent; five seconds after its return an edit is in force."""
+    before = restarts(installed)
     with witnessed(installed, bed, rate=200) as seen:
         installed.stop_api()
         try:
@@ -126,6 +127,7 @@ def test_the_api_server_is_away_for_a_minute(installed: Cluster, bed: Bed) -> No
         with applied(installed, other, of):
             took = wait_for_copy(seen.analyzer, began, 10, vni=4243)
         assert took < 5, f"{took:.1f} s"
+    assert restarts(installed) == before
 
 
 def test_a_grant_that_is_taken_away(installed: Cluster, bed: Bed) -> None:
