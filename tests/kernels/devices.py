@@ -2,7 +2,7 @@
 kernel that has them. tests/kernels/run runs it.
 
 The corpus goes through all of them at once. None of the devices asks for numbers in order: fast and slow path overtake
-each other (docs/adr/0008).
+each other (docs/adr/0015).
 """
 
 from collections.abc import Iterator
