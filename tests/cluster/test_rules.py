@@ -221,7 +221,7 @@ PANELS: dict[str, list[list[tuple[str, float]]]] = {
     "Dropped, by reason": [_labelled(dict.fromkeys(DROPS, 0) | {"rate_limit": 0.1}, "reason")],
     "Dropped, part of matched": [[(_OF_MIRROR, 0.01)]],
     "Lost behind the relay, by reason": [_labelled(dict.fromkeys(LOSSES, 0), "reason")],
-    "Undecided, and skipped copies": [_one(0), _one(1)],
+    "Undecided, skipped, truncated": [_one(0), _one(1), _one(0)],
     "Bytes of copies, part of matched": [[(_OF_MIRROR, 0.99)]],
     "Packets per frame sent": [[(_OF_MIRROR, 660 / 594)]],
     "Mirrors by state": [[(_words({"state": "Programmed"}), 1)]],
