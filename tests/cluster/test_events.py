@@ -108,7 +108,8 @@ def test_a_node_is_lost_and_comes_back(cluster: Cluster, namespace: str) -> None
 
     cluster.wait(again, 60, "its pod runs again")
     (back,) = cluster.running(["stays"], namespace)
-    cluster.analyzer.run("ping", "-c1", "-W2", back.address)
+    ping = ("ping", "-c1", "-W2", back.address)
+    cluster.wait(lambda: "1 received" in cluster.analyzer.run(*ping, check=False), 10)
 
 
 def test_a_cable_is_pulled(cluster: Cluster) -> None:

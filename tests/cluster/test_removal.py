@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sniffer.model.resources import API_VERSION
 from tests.cluster import install, mirrors
 from tests.cluster.api import Document
 from tests.cluster.install import NAMESPACE, RELEASE
@@ -52,15 +53,19 @@ class Bed:
 
 @pytest.fixture(scope="module")
 def installed(cluster: Cluster, loaded: str) -> Iterator[Cluster]:
-    """Our own: it goes and comes."""
+    """Our own: it goes and comes. Nothing is there of what other tests had installed, and had running."""
     for node in cluster.nodes:
+        node.run(SNIFFER, "cleanup", check=False)
         label(cluster, node, "yes")
+    forget(cluster)
+    cluster.wait(lambda: not strangers(cluster), 60, "pods of others gone")
     yield cluster
     if install.helm(cluster, "status", RELEASE, check=False).returncode == 0:
         install.uninstall(cluster, "helm4", "--no-hooks")
     for node in cluster.nodes:
         label(cluster, node, None)
         node.run(SNIFFER, "cleanup", check=False)
+    forget(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,18 @@ def bed(installed: Cluster, loaded: str) -> Iterator[Bed]:
         with applied(installed, mirrors.target("removal"), mirror):
             ready(installed, "TrafficMirror", "removal", namespace)
             yield Bed(namespace, web, web2, before)
+
+
+def forget(cluster: Cluster) -> None:
+    """What nodes have said."""
+    status, _ = cluster.api.request("GET", f"/apis/{API_VERSION}/sniffernodes")
+    for report in cluster.objects("SnifferNode") if status == 200 else ():
+        cluster.delete("SnifferNode", report["metadata"]["name"])
+
+
+def strangers(cluster: Cluster) -> list[str]:
+    pods = cluster.objects("Pod")
+    return [pod["metadata"]["name"] for pod in pods if pod["metadata"]["namespace"] != "kube-system"]
 
 
 def label(cluster: Cluster, node: Node, value: str | None) -> None:
