@@ -1,7 +1,11 @@
 """The load generator sends what it says."""
 
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +70,15 @@ def test_background_ends_with_the_block(bed: Node) -> None:
 
 def test_tcp_goodput(bed: Node) -> None:
     assert goodput(seconds=1) > 1e8
+
+
+def test_runs_that_compile_at_once_all_get_a_program(tmp_path: Path) -> None:
+    """Each in a process namespace of its own, as the runs of `make test` are: there, numbers of processes repeat."""
+    script = "import pathlib, sys, tests.traffic as t; t.BUILD = pathlib.Path(sys.argv[1]); print(t.compiled('blast'))"
+    line = ["unshare", "--pid", "--fork", sys.executable, "-c", script, str(tmp_path)]
+    runs = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    programs = {run.communicate(timeout=60)[0].strip() for run in runs}
+    assert [run.returncode for run in runs] == [0] * 4
+    (program,) = programs
+    assert os.access(program, os.X_OK)
+    assert [path.name for path in tmp_path.iterdir()] == [Path(program).name]

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,9 +38,11 @@ def compiled(name: str) -> Path:
     compiler = next((name for name in COMPILERS if shutil.which(name)), None)
     assert compiler, f"no C compiler: one of {', '.join(COMPILERS)}"
     BUILD.mkdir(parents=True, exist_ok=True)
-    draft = program.with_suffix(f".{os.getpid()}")
-    run(compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", draft, source)
-    draft.replace(program)
+    # Several runs may compile it at once, and process numbers repeat: each run counts its own from one.
+    with tempfile.TemporaryDirectory(dir=BUILD) as own:
+        draft = Path(own, name)
+        run(compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", draft, source)
+        draft.replace(program)
     return program
 
 
