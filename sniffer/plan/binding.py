@@ -9,6 +9,8 @@ needs more than the address:
 - A namespace has one owner for as long as it lives. What its addresses become does not matter any more.
 - A pod has its namespace before its address is known: one that turned up after the pod was first said to have that
   address is not the pod's. A pod whose namespace has gone waits to be told of anew: unready, or with other addresses.
+- A veth of the pod's stays the pod's while its other end lies where no runtime put it: a pod that may (CAP_NET_ADMIN)
+  takes its device along into a namespace of its own making, and goes on talking through the same veth.
 - Several namespaces that could be the pod's: none is. Once only one of them is left, it must be the youngest: an older
   one had the address before, and it is the pod's own that has gone.
 """
@@ -122,6 +124,7 @@ def bind(
         owned |= {key: Owner(uid, claims[uid].addresses) for uid, key in new.items()}
         bound |= new
     veths = _veths(links)
+    astray = _astray(links, namespaces)
     by_key = {namespace.key: namespace for namespace in namespaces}
     bindings = {}
     for pod in pods:
@@ -129,7 +132,9 @@ def bind(
             bindings[pod.uid] = Binding((), "HostNetwork")
         elif pod.uid in bound:
             namespace = by_key[bound[pod.uid]]
-            interfaces = veths.get(namespace.nsid, ())
+            last = former.bindings.get(pod.uid)
+            kept = astray.intersection(last.interfaces) if last and last.inode == namespace.inode else frozenset()
+            interfaces = tuple(sorted({*veths.get(namespace.nsid, ()), *kept}))
             bindings[pod.uid] = Binding(interfaces, None if interfaces else "NoHostVeth", namespace.inode)
         else:
             several = pod.uid in claims and len(claims[pod.uid].rivals & seen.keys()) > 1
@@ -205,6 +210,12 @@ def _veths(links: Iterable[Link]) -> dict[int, tuple[int, ...]]:
         if link.peer:
             found.setdefault(link.peer[0], []).append(link.index)
     return {nsid: tuple(sorted(indexes)) for nsid, indexes in found.items()}
+
+
+def _astray(links: Iterable[Link], namespaces: Iterable[Namespace]) -> frozenset[int]:
+    """The ifindexes of host veths whose other end lies in a namespace that is not among these."""
+    known = {namespace.nsid for namespace in namespaces}
+    return frozenset(link.index for link in links if link.peer and link.peer[0] not in known)
 
 
 def _blind(pods: Sequence[Pod], links: Sequence[Link], former: Owners) -> Bindings:

@@ -135,6 +135,20 @@ def test_a_veth_that_moves_on_is_the_pods_no_more(node: Node) -> None:
     assert (found["a"].interfaces, found["a"].reason, found["b"].interfaces) == ((), "NoHostVeth", (one, two))
 
 
+def test_a_device_that_a_pod_takes_away_from_the_runtime(node: Node) -> None:
+    """G16: into a namespace that nobody has a name for, from which it goes on talking."""
+    one = make("cni-1", "10.244.0.5/24")
+    assert node.look(pod("a", "10.244.0.5")).bindings["a"].interfaces == (one,)
+    with subprocess.Popen(["ip", "netns", "exec", "cni-1", "unshare", "--net", "sleep", "60"]) as hidden:
+        try:
+            away = Path(f"/proc/{hidden.pid}/ns/net")
+            wait_until(lambda: away.stat().st_ino not in {Path("/proc/self/ns/net").stat().st_ino, inode_of("cni-1")})
+            run("ip", "-n", "cni-1", "link", "set", "eth0", "netns", hidden.pid)
+            assert node.look(pod("a", "10.244.0.5")).bindings["a"] == Binding((one,), None, inode_of("cni-1"))
+        finally:
+            hidden.kill()
+
+
 def test_an_address_that_moves_on_takes_nothing_with_it(node: Node) -> None:
     """A neighbour's address on a pod's own device, before and after the agent knows them."""
     one, two = make("cni-1", "10.244.0.5/32"), make("cni-2", "10.244.0.6/32")

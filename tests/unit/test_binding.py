@@ -77,6 +77,18 @@ def test_all_veths_of_a_pod_are_its_interfaces(agent: Agent) -> None:
     assert agent.look([pod("a", A)], [namespace(1, A)], links)["a"].interfaces == (9, 11, 30)
 
 
+def test_a_pod_that_takes_its_device_into_a_namespace_of_its_own_making(agent: Agent) -> None:
+    """Its traffic still passes the same veth. What never was the pod's is not, nor what went back or to another pod."""
+    pods, first = [pod("a", A), pod("b", B)], [namespace(1, A), namespace(2, B)]
+    agent.look(pods, first, [veth(8, 1), veth(9, 2), veth(10, 1)])
+    moved = agent.look(pods, first, [veth(8, 77), veth(9, 2), veth(10, 1), veth(11, 77)])
+    assert moved == {"a": Binding((8, 10), None, 4026532001), "b": bound(9, 2)}
+    assert agent.look(pods, first, [veth(8, 78), veth(9, 2), veth(10, None)]) == {"a": bound(8, 1), "b": bound(9, 2)}
+    to_another = agent.look(pods, first, [veth(8, 2), veth(9, 2)])
+    assert to_another == {"a": Binding((), "NoHostVeth", 4026532001), "b": Binding((8, 9), None, 4026532002)}
+    assert agent.look(pods, first[1:], [veth(8, 78), veth(9, 2)])["a"] == NOT_YET  # the pod's namespace is gone
+
+
 def test_pods_without_a_host_veth_say_why(agent: Agent) -> None:
     """D13"""
     found = agent.look(
