@@ -1,6 +1,9 @@
 """A directory of manifests as a source: what its files say now, and, of what cannot be read, what it said last."""
 
+import errno
 import logging
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +11,7 @@ from typing import Any
 
 from sniffer.errors import InputError
 from sniffer.model.identity import Identity
-from sniffer.model.manifest import Resource, Source, duplicates, read
+from sniffer.model.manifest import FILE_LENGTH, Resource, Source, duplicates, read
 from sniffer.model.problem import Problem
 from sniffer.model.resources import MirrorTarget
 from sniffer.plan.checks import filter_problems
@@ -160,7 +163,7 @@ def _signature(path: Path) -> Signature | None:
 
 def _reread(path: Path, signature: Signature, known: _File | None) -> _File:
     try:
-        source = read(path.read_bytes(), str(path))
+        source = read(_octets(path), str(path))
     except OSError as error:
         source = Source(
             str(path), (), (Problem(str(path), 1, "document", str(error.strerror), "a readable file"),), (None,)
@@ -183,6 +186,24 @@ def _reread(path: Path, signature: Signature, known: _File | None) -> _File:
         else:
             result.refused[identity] = message
     return result
+
+
+def _octets(path: Path) -> bytes:
+    """What a file holds, one byte more than it may hold at most. OSError: it cannot be read, or is something else.
+
+    Whoever opens a pipe waits for its other end, and some devices do things when they are opened.
+    """
+    _demand_file(path.stat())
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        _demand_file(os.fstat(file.fileno()))
+        return file.read(FILE_LENGTH + 1)
+
+
+def _demand_file(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device")
 
 
 def _checked(source: Source) -> tuple[dict[Identity, Resource], dict[Identity, list[Problem]]]:

@@ -1,6 +1,7 @@
 """A directory of manifests: what it says now and, of what cannot be read, what it said last."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,27 @@ def test_a_file_that_is_broken_somewhere_removes_nothing(manifests: Manifests, f
     assert sources.stale.keys() == {identity("a"), identity("b")}
     file.write_text(text(target(), mirror("c")))
     assert filters(look(manifests)) == {"c": None}
+
+
+def test_what_is_no_file_and_what_is_endless(
+    manifests: Manifests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to, a socket, a device without end, a terabyte of nothing: each is said, none is waited
+    for or read, and the rest goes on."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "directory.yaml").mkdir()
+    with (tmp_path / "sparse.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind("socket.yaml")
+        assert names(look(manifests)) == ["ana", "a", "b"]
+    said = {Path(problem.file).name: problem.given for problem in manifests.problems()}
+    assert said == {
+        "pipe.yaml": "a pipe, a socket or a device",
+        "socket.yaml": "a pipe, a socket or a device",
+        "zero.yaml": "a pipe, a socket or a device",
+        "directory.yaml": "Is a directory",
+        "sparse.yaml": "1048577 bytes",
+    }
