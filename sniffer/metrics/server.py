@@ -1,7 +1,7 @@
 """Serves /metrics and probes: in plain text on loopback, elsewhere by HTTPS to whom the API server knows and allows.
 
-A connection has a thread and a time limit, and there are a few at most: whoever reaches the port can stop scrapes, and
-nothing else.
+A connection has a thread and a time limit, and there are a few at most. For one more the oldest of whoever has most of
+them is left: callers that only hold on to theirs keep no kubelet out, nor a scrape.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ Reviewer = Callable[[str], Decision]
 
 ALWAYS_LIVE: Mapping[str, Fault] = {"/healthz": lambda: None}
 CONNECTIONS_LIMIT = 16
+THREADS_LIMIT = 64
+"""Those of connections that were left, and are not done yet, included."""
 IDLE_S = 10.0
 """A caller that says nothing for so long is left."""
 
@@ -156,7 +159,10 @@ class _Server(ThreadingMixIn, WSGIServer):
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int], tls: _Certificate | None) -> None:
         self.address_family = family
         self._tls = tls
-        self._free = threading.BoundedSemaphore(CONNECTIONS_LIMIT)
+        self._lock = threading.Lock()
+        self._served: dict[socket.socket, tuple[str, socket.socket]] = {}
+        """Connections, oldest first: whose they are, and a duplicate by which another thread can end them."""
+        self._running = 0
         super().__init__(address, _Quiet)
 
     def server_bind(self) -> None:
@@ -168,14 +174,36 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        with self._lock:
+            full = self._running >= THREADS_LIMIT
+            if not full:
+                if len(self._served) >= CONNECTIONS_LIMIT:
+                    self._leave_one()
+                self._served[request] = str(client_address[0]), request.dup()
+                self._running += 1
+        if full:
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._free.release()
+            self._done(request)
             raise
+
+    def _leave_one(self) -> None:
+        """The oldest of whoever has most."""
+        of_each = Counter(host for host, _ in self._served.values())
+        crowd = max(of_each, key=lambda host: of_each[host])
+        oldest = next(one for one, (host, _) in self._served.items() if host == crowd)
+        _, duplicate = self._served.pop(oldest)
+        with duplicate, contextlib.suppress(OSError):
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+    def _done(self, request: socket.socket) -> None:
+        with self._lock:
+            self._running -= 1
+            if request in self._served:
+                self._served.pop(request)[1].close()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -186,7 +214,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         else:
             super().process_request_thread(wrapped, client_address)
         finally:
-            self._free.release()
+            self._done(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("a scrape from %s broke off", client_address)

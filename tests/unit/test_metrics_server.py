@@ -1,11 +1,11 @@
 """Who is served what: plain on loopback, elsewhere by TLS and by token; refusals say what would be allowed."""
 
+import contextlib
 import http.client
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,28 +148,27 @@ def test_a_certificate_is_renewed(tmp_path: Path) -> None:
             ask(port, tls=tmp_path)
 
 
-def test_callers_that_say_nothing(tls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a place each until they are left; scrapes go on when one is free."""
-    monkeypatch.setattr(server, "IDLE_S", 0.5)
-    with serving(tls=tls) as port:
-        mute = [socket.create_connection(("127.0.0.1", port)) for _ in range(server.CONNECTIONS_LIMIT // 2)]
-        assert ask(port, tls=tls)[0] == 200
-        more = [socket.create_connection(("127.0.0.1", port)) for _ in range(server.CONNECTIONS_LIMIT)]
-        assert more[-1].recv(1) == b""  # no place
-        _until(lambda: ask(port, tls=tls)[0] == 200)
-        for one in (*mute, *more):
-            one.close()
+@pytest.mark.parametrize("secure", [False, True])
+def test_callers_that_say_nothing(tls: Path, secure: bool) -> None:
+    """They have all places, and take what is free again; who has something to say is served at once. The
+    oldest are left, of whoever has most."""
+    files = tls if secure else None
+    with serving(tls=files) as port, contextlib.ExitStack() as stack:
 
+        def mute(source: str, count: int) -> list[socket.socket]:
+            made = [socket.create_connection(("127.0.0.1", port), 5, (source, 0)) for _ in range(count)]
+            return [stack.enter_context(one) for one in made]
 
-def _until(condition: Callable[[], bool]) -> None:
-    for _ in range(50):
-        try:
-            if condition():
-                return
-        except (OSError, http.client.HTTPException):
-            pass
-        time.sleep(0.1)
-    raise AssertionError("never")
+        few, many = mute("127.0.0.9", 2), mute("127.0.0.1", server.CONNECTIONS_LIMIT)
+        for _ in range(3):
+            assert ask(port, "/healthz", tls=files) == (200, "ok\n")
+            assert many.pop(0).recv(1) == b""  # left
+        mute("127.0.0.1", 3 * server.CONNECTIONS_LIMIT)
+        assert ask(port, tls=files)[0] == 200
+        for one in few:
+            one.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
 
 
 def test_a_port_that_is_taken() -> None:
