@@ -3,12 +3,14 @@
 import functools
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sniffer.abi.limits import PathWord
 from sniffer.abi.records import Hook
+from sniffer.errors import KernelError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
 from sniffer.kernel.netlink import Netlink
@@ -95,7 +97,9 @@ class Node:
             due = now_ns - self._probed.get(path.address, 0) > PROBE_S * 0.9e9
             if self._kernel and path.state == PathState.UNREACHABLE and path.nexthop and due:
                 self._probed[path.address] = now_ns
-                self.netlink.probe_neighbour(path.ifindex, path.nexthop)
+                # A table of neighbours that is full, a device that can have none, or is gone: others have to go on.
+                with suppress(KernelError):
+                    self.netlink.probe_neighbour(path.ifindex, path.nexthop)
         pair = relay_of(self.netlink, self._pins)
         links = self.netlink.links()
         return Facts(

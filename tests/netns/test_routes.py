@@ -69,6 +69,24 @@ def test_a_gateway_is_a_nexthop(bed: Node, agent: Agent) -> None:
     assert {frame.octets[26:34] for frame in copies.frames} == {bytes([10, 9, 0, 1, 10, 99, 0, 1])}
 
 
+def test_a_nexthop_that_no_neighbour_can_be_made_for(bed: Node, tmp_path: Path) -> None:
+    """Of IPv6, on a device whose MTU has become too small for that. So it is where the kernel's table is full. The
+    other mirror goes on past its lease, and who is cut off says so."""
+    set_sysctl("net.ipv6.conf.up1.disable_ipv6", 0)
+    run("ip", "route", "add", "10.98.0.0/16", "via", "inet6", "fe80::1", "dev", "up1")
+    run("ip", "link", "set", "up1", "mtu", "1200")
+    with Agent(tmp_path, Path("/sys/fs/bpf/sniffer"), "--lease", "3") as agent:
+        agent.write(target(), target("cut", "10.98.0.1"), mirror(), mirror("off", targets=["cut"]))
+        agent.wait(lambda status: len(status["mirrors"]) == 2)
+        began = time.monotonic()
+        while time.monotonic() - began < 4:
+            assert agent.mirror()["lease_s"] > 1
+            time.sleep(0.1)
+        assert agent.mirror("off")["reason"] == "EndpointUnreachable"
+        assert "again" not in agent.log.read_text()
+    agent.cleanup()
+
+
 def test_a_route_that_changes_moves_the_copies_whole(bed: Node, agent: Agent) -> None:
     """To the other device, with its source and its MTU; each copy goes to the one or the other, at most once."""
     run("ping", "-c", "1", "-W", "2", "10.9.5.2")
