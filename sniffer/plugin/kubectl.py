@@ -71,10 +71,14 @@ class Kubectl:
         return self.run("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip() or "default"
 
     def agents(self, node: str | None = None) -> list[Object]:
-        """The agents' pods, those that are being deleted left out; `node`: only of this one."""
+        """The agents' pods, those that are being deleted left out; `node`: only of this one.
+
+        Anybody can give a pod of theirs the agents' labels, and would be asked for what only an agent can know. Agents
+        use their node's network, as nobody's pods may who is not trusted with the node.
+        """
         only = ("--field-selector", f"spec.nodeName={node}") if node else ()
         found = self.listed("pods", "-A", "-l", AGENTS, *only)
-        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+        return [pod for pod in found if pod["spec"].get("hostNetwork") and not pod["metadata"].get("deletionTimestamp")]
 
     def exec_line(self, agent: Object, *words: object, stdin: bool = False) -> Sequence[str]:
         """The command line that runs `words` in an agent's pod."""

@@ -61,6 +61,10 @@ def pod(name: str, namespace: str = "shop", node: str = "n1", ready: bool = True
     return {"metadata": {"name": name, "namespace": namespace}, "spec": {"nodeName": node, **spec}, "status": status}
 
 
+def agent(name: str, node: str = "n1", ready: bool = True) -> Document:
+    return pod(name, "sniffer-system", node, ready, hostNetwork=True)
+
+
 def mirror(name: str, ready: str = "True", reason: str = "Ready", message: str = "", **status: Any) -> Document:
     conditions = [
         {"type": "Accepted", "status": "True", "reason": "Accepted", "observedGeneration": 1},
@@ -245,12 +249,12 @@ def test_doctor_says_which_nodes_lack_an_agent(say: Say, tmp_path: Path, capsys:
     say("version -o json", {"serverVersion": {"gitVersion": "v1.36.3"}, "clientVersion": {"gitVersion": "v1.36.3"}})
     say("get customresourcedefinitions -o json", [{"metadata": {"name": name}, "spec": served} for name in names])
     of = "get pods -A -l app.kubernetes.io/name=sniffer,app.kubernetes.io/component={} -o json"
-    say(of.format("controller"), [])
-    crashed = pod("agent-2", "sniffer-system", "n2", ready=False)
+    say(of.format("controller"), [pod("liar")])
+    crashed = agent("agent-2", "n2", ready=False)
     crashed["status"]["containerStatuses"] = [
         {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
     ]
-    say(of.format("agent"), [pod("agent-1", "sniffer-system", "n1"), crashed])
+    say(of.format("agent"), [pod("liar", node="n3"), agent("agent-1"), crashed])
     say("get nodes -o json", [{"metadata": {"name": f"n{number}"}} for number in (1, 2, 3)])
     say("get sniffernodes.sniffer.dev -o json", [{"metadata": {"name": "n1"}, "status": {"version": "0.0.1"}}])
     found = [{"check": "kernel", "result": "fail", "text": "5.4 is older than 5.10", "fix": "a newer one"}]
@@ -295,8 +299,9 @@ def test_wrong_words_and_what_cannot_be(
 
 
 def test_capture_asks_the_agent_of_the_pods_node(say: Say) -> None:
+    """Not whoever has an agent's labels: any pod may."""
     of = "app.kubernetes.io/name=sniffer,app.kubernetes.io/component=agent"
-    agents = [pod("agent-0", "sniffer-system", ready=False), pod("agent-1", "sniffer-system")]
+    agents = [pod("liar"), agent("agent-0", ready=False), agent("agent-1")]
     say(f"get pods -A -l {of} --field-selector spec.nodeName=n1 -o json", agents)
     options = capture.Options(filter="tcp port 80", count=3)
     words = capture.line_of(main.Kubectl(), pod("web"), options)[1:]
@@ -355,7 +360,7 @@ def test_extcap_without_a_cluster(
 def test_extcap_lists_pods_that_can_be_captured(
     say: Say, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say("get pods -A -l app.kubernetes.io/name=sniffer,app.kubernetes.io/component=agent -o json", [pod("agent-1")])
+    say("get pods -A -l app.kubernetes.io/name=sniffer,app.kubernetes.io/component=agent -o json", [agent("agent-1")])
     running = [pod("web"), pod("host", hostNetwork=True), pod("far", node="n2")]
     say("get pods -A --field-selector=status.phase=Running --request-timeout=5s -o json", running)
     from sniffer.plugin.extcap import extcap
