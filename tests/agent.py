@@ -92,7 +92,7 @@ class Agent:
         with self.log.open("a") as log:
             self.process = start(SNIFFER, *words, stdout=log, stderr=log)
 
-    def start(self, timeout: float = 20.0) -> None:
+    def start(self, timeout: float = 60.0) -> None:
         """Starts the agent and waits until its status has every mirror of the manifests, none of them Pending."""
         self.spawn()
         wanted = self._named()

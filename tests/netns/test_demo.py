@@ -56,7 +56,7 @@ def test_a_bad_wire_is_noticed() -> None:
     with subprocess.Popen(
         [*DEMO, "--json", "--sabotage", "ICMP"], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
-        wait_until(lambda: "clsact" in run("tc", "qdisc", "show"), 20, what="the saboteur")
+        wait_until(lambda: "clsact" in run("tc", "qdisc", "show"), 60, what="the saboteur")
         words = ("bpf", "direct-action", "object-file", GARBLE, "section", "tc")
         run("tc", "filter", "add", "dev", "up0", "egress", "prio", 1, "protocol", "all", *words)
         out, err = demo.communicate(timeout=200)
