@@ -1,4 +1,4 @@
-"""The exception tree. `exit_status` is what a command ends with when the error reaches it (DESIGN section 8)."""
+"""The exception tree. `exit_status` is what a command ends with when the error reaches it (docs/commands.md)."""
 
 from errno import errorcode
 from typing import ClassVar

@@ -44,7 +44,7 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one mirror of the source: DESIGN section 8's states."""
+    """What became of one mirror of the source: the states of docs/status.md."""
 
     identity: Identity
     state: str

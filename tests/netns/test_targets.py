@@ -126,7 +126,7 @@ def flows(count: int, seed: int = 4) -> list[list[bytes]]:
 
 
 def test_a_flow_has_one_source_port_both_ways(bed: Bed) -> None:
-    """One queue of the analyzer gets both directions; flows are spread over many ports (FACTS A.6, C)."""
+    """One queue of the analyzer gets both directions; flows are spread over many ports."""
     _, agent = bed
     made = flows(300)
     programme(agent, vxlan(1), mirror_of("v1"))

@@ -1,4 +1,4 @@
-"""Counters and state to the rows of `sniffer status --json`: DESIGN section 8's shape is a contract."""
+"""Counters and state to the rows of `sniffer status --json`: the shape in docs/status.md is a contract."""
 
 import json
 from dataclasses import replace
