@@ -105,7 +105,7 @@ class Screen:
     def _troubles(self) -> list[Text]:
         """What is not as asked, a line each."""
         found = [
-            Text.assemble((f"{_name(row)}: ", _BAD), row["message"] or f"{row['state']}, {row['reason']}")
+            Text.assemble((f"{name_of(row)}: ", _BAD), row["message"] or f"{row['state']}, {row['reason']}")
             for row in self._mirrors
             if not is_good(row)
         ]
@@ -165,18 +165,24 @@ def is_good(row: Row) -> bool:
     return row["state"] in GOOD_STATES and row["reason"] not in ("LeaseEnded", "Storm")
 
 
+def name_of(row: Row) -> str:
+    """Of a mirror, as people write it."""
+    return row["name"] if row["namespace"] is None else f"{row['namespace']}/{row['name']}"
+
+
+def state_of(row: Row) -> str:
+    """State and reason of a mirror, where they say two things."""
+    return row["state"] if row["reason"] in (None, row["state"]) else f"{row['state']}: {row['reason']}"
+
+
 def _order(row: Row) -> tuple[bool, int, str]:
     """What is not as asked first; then the busiest, by all that they ever matched: those change places rarely."""
-    return is_good(row), -int(row["matched"]["packets"]), _name(row)
+    return is_good(row), -int(row["matched"]["packets"]), name_of(row)
 
 
 def _line(text: Text) -> Text:
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
-
-
-def _name(row: Row) -> str:
-    return row["name"] if row["namespace"] is None else f"{row['namespace']}/{row['name']}"
 
 
 def _of_hook(hook: Row) -> str:
@@ -186,8 +192,7 @@ def _of_hook(hook: Row) -> str:
 
 
 def _state(row: Row, _: Rates | None) -> Text:
-    words = row["state"] if not row["reason"] or row["reason"] == row["state"] else f"{row['state']}: {row['reason']}"
-    return Text(words, style=_STYLES.get(row["state"], _BAD) if is_good(row) else _BAD)
+    return Text(state_of(row), style=_STYLES.get(row["state"], _BAD) if is_good(row) else _BAD)
 
 
 def _per_s(value: Callable[[Rates], float], unit: str = "") -> Callable[[Row, Rates | None], Text]:
@@ -225,7 +230,7 @@ def _on(row: Row, _: Rates | None) -> Text:
 
 
 _COLUMNS = (
-    _Column("mirror", lambda row, _: Text(_name(row)), right=False, limit=NAME_WIDTH_MAX),
+    _Column("mirror", lambda row, _: Text(name_of(row)), right=False, limit=NAME_WIDTH_MAX),
     _Column("state", _state, right=False, limit=34),
     _Column("matched/s", _per_s(lambda rates: rates.matched_per_s), 9),
     _Column("sent/s", _per_s(lambda rates: rates.sent_per_s), 7),

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
 
-from sniffer.cli.screen import is_good
+from sniffer.cli.screen import is_good, name_of, state_of
 from sniffer.cli.watch import watch as watch_rows
 from sniffer.kernel.look import look_at
 from sniffer.stats import limits
@@ -20,15 +22,14 @@ PIPE_WIDTH = 200
 
 def show(root: Path, *, as_json: bool, watch: bool) -> int:
     """Prints the status, again and again with `watch`; 1 when some mirror or hook is not as asked."""
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
     if watch and not as_json:
         return _exit_status(watch_rows(lambda: look_at(root), console))
     rows = status(look_at(root))
     if as_json:
         print(json.dumps(rows))
         return _exit_status(rows)
-    for part in _tables(rows):
-        console.print(part)
+    _print(console, rows)
     return _exit_status(rows)
 
 
@@ -38,13 +39,18 @@ def _exit_status(rows: dict[str, Any]) -> int:
     return 0 if mirrors and hooks else 1
 
 
-def _tables(rows: dict[str, Any]) -> list[Any]:
+def _print(console: Console, rows: dict[str, Any]) -> None:
     agent = rows["agent"]
     pid = f" (pid {agent['pid']})" if agent["pid"] else ""
-    parts: list[Any] = [f"node {rows['node'] or '?'}, agent {agent['state']}{pid}", _mirrors(rows["mirrors"])]
+    console.print(f"node {rows['node'] or '?'}, agent {agent['state']}{pid}", highlight=False)
+    table = _mirrors(rows["mirrors"])
+    if table.__rich_measure__(console, console.options.update(max_width=PIPE_WIDTH)).maximum <= console.width:
+        console.print(table)
+    else:
+        for row in rows["mirrors"]:
+            console.print(_paragraph(row))
     if rows["hooks"]:
-        parts.append(_hooks(rows["hooks"]))
-    return parts
+        console.print(_hooks(rows["hooks"]))
 
 
 def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
@@ -54,14 +60,12 @@ def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
     for column in table.columns:
         column.overflow = "fold"  # a reason is looked up by its whole name
     for row in mirrors:
-        state = row["state"] if not row["reason"] else f"{row['state']}: {row['reason']}"
-        state += "".join(f"\n{words}" for words in (row["message"], limits.words(row)) if words)
         table.add_row(
-            row["name"] if row["namespace"] is None else f"{row['namespace']}/{row['name']}",
-            state,
+            name_of(row),
+            "\n".join((state_of(row), *_more(row))),
             " ".join(row["interfaces"]),
             "\n".join(_target(target) for target in row["targets"]),
-            f"{row['lease_s']:.0f} s",
+            f"{row['lease_s']:.0f} s" if row["interfaces"] else "-",
             str(row["matched"]["packets"]),
             str(row["sent"]["packets"]),
             _reasons(row["dropped"]),
@@ -71,10 +75,27 @@ def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _paragraph(row: dict[str, Any]) -> Group:
+    """A mirror where the window is too narrow for the table."""
+    lines = [Text(state_of(row)), *map(Text, _more(row))]
+    if row["interfaces"]:
+        lines.append(Text(f"on {' '.join(row['interfaces'])}, lease {row['lease_s']:.0f} s"))
+    lines += [Text(f"to {_target(target)}") for target in row["targets"]]
+    dropped, lost = (_reasons(row[name]).replace("\n", ", ") for name in ("dropped", "lost"))
+    matched, sent, wire = (row[name]["packets"] for name in ("matched", "sent", "wire"))
+    lines.append(Text(f"matched {matched} = sent {sent} + dropped {dropped}; wire {wire}, lost {lost}"))
+    return Group(Text(name_of(row), style="bold"), *(Padding(line, (0, 0, 0, 2)) for line in lines))
+
+
+def _more(row: dict[str, Any]) -> list[str]:
+    return [words for words in (row["message"], limits.words(row)) if words]
+
+
 def _target(target: dict[str, Any]) -> str:
     endpoints = (f"{e['address']} {e['state']}" for e in target["endpoints"])
     words = limits.words(target)
-    return f"{target['name']}: {', '.join(endpoints)}" + (f" (at most {words})" if words else "")
+    where = ": " + ", ".join(endpoints) if target["endpoints"] else ""
+    return target["name"] + where + (f" (at most {words})" if words else "")
 
 
 def _reasons(reasons: dict[str, int]) -> str:
@@ -82,7 +103,7 @@ def _reasons(reasons: dict[str, int]) -> str:
 
 
 def _hooks(hooks: list[dict[str, Any]]) -> Table:
-    table = Table("hook", "direction", "by", "state", "ahead")
+    table = Table(*(Column(name, overflow="fold") for name in ("hook", "direction", "by", "state", "ahead")))
     for row in hooks:
         name = row["interface"] or f"ifindex {row['ifindex']}"
         ahead = ", ".join(f"program {number}" for number in row["ahead"])

@@ -1,10 +1,12 @@
-"""What `sniffer status` ends with: people put it into checks."""
+"""What `sniffer status` ends with: people put it into checks. And what it shows where there is little room."""
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from sniffer.cli.status import _exit_status
+from sniffer.cli.status import _exit_status, _print
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,44 @@ def test_a_mirror_that_nobody_renews_is_not_as_asked(state: str, reason: str | N
 
 def test_a_hook_that_is_missing() -> None:
     assert _exit_status({"mirrors": [], "hooks": [{"state": "missing"}]}) == 1
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_words_are_whole_in_a_window_of_any_width(width: int) -> None:
+    """A name that is broken in the middle cannot be copied, nor looked up."""
+    row: dict[str, Any] = {
+        "namespace": "shop",
+        "name": "a-mirror-with-a-long-name",
+        "state": "Rejected",
+        "reason": "TargetNotFound",
+        "message": "spec.targetRefs[0].name: no MirrorTarget [bold]anna",
+        "interfaces": ["pod0"],
+        "lease_s": 55.2,
+        "targets": [{"name": "ana", "endpoints": [{"address": "10.9.0.2", "state": "reachable"}]}],
+        "matched": {"packets": 12345},
+        "sent": {"packets": 12340},
+        "wire": {"packets": 12341},
+        "dropped": {"rate_limit": 3, "no_route": 2, "no_memory": 0},
+        "lost": {"no_memory": 0},
+    }
+    expired = row | {
+        "name": "old",
+        "state": "Expired",
+        "reason": "Expired",
+        "targets": [{"name": "ana", "endpoints": []}],
+    }
+    out = io.StringIO()
+    rows = {"node": "n1", "agent": {"state": "absent", "pid": None}, "mirrors": [row, expired], "hooks": []}
+    _print(Console(file=out, width=width, markup=False), rows)
+    shown = out.getvalue()
+    assert max(len(line) for line in shown.splitlines()) <= width
+    words = set(shown.replace("│", " ").split())
+    assert {
+        "shop/a-mirror-with-a-long-name",
+        "TargetNotFound",
+        "[bold]anna",
+        "12345",
+        "rate_limit",
+        "10.9.0.2",
+    } <= words
+    assert "Expired: Expired" not in shown
