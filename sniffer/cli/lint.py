@@ -11,11 +11,13 @@ from sniffer.model.problem import printable, quoted
 from sniffer.model.resources import MirrorTarget
 from sniffer.plan.checks import filter_problems
 
+_STANDARD_INPUT = Path("-")
 _SUFFIXES = (".yaml", ".yml")
 
 
 def lint(files: Sequence[Path], as_json: bool) -> int:
-    """Prints the problems of files, and of the *.yaml and *.yml in directories; returns the exit status.
+    """Prints the problems of files, of the *.yaml and *.yml in directories, of standard input (`-`); returns the exit
+    status.
 
     0: nothing found; 1: something found; 2: a file cannot be read, or there is none. What can be read is checked even
     then. With `as_json` a list of objects {file, line, field, given, allowed, message}.
@@ -39,7 +41,8 @@ def lint(files: Sequence[Path], as_json: bool) -> int:
         for problem in problems:
             print(problem)
         if not problems and not unreadable:
-            print(f"{sum(len(source.resources) for source in sources)} resources, no problem")
+            count = sum(len(source.resources) for source in sources)
+            print(f"{count} resource{'' if count == 1 else 's'}, no problem")
     for line in unreadable:
         print(f"sniffer: {line}", file=sys.stderr)
     return 2 if unreadable else 1 if problems else 0
@@ -58,7 +61,7 @@ def check(sources: Sequence[Source]) -> list[Problem]:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    if path == _STANDARD_INPUT or not path.is_dir():
         return [path]
     found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith("."))
     if not found:
@@ -67,6 +70,8 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Source:
+    if path == _STANDARD_INPUT:
+        return read(sys.stdin.buffer.read(FILE_LENGTH + 1), "<stdin>")
     with path.open("rb") as file:
         return read(file.read(FILE_LENGTH + 1), printable(str(path), 1000))
 

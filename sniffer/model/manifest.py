@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -12,7 +13,7 @@ from pydantic_core import ErrorDetails
 from sniffer.model.base import DEFAULT_NAMESPACE, Allowed
 from sniffer.model.document import Document, documents
 from sniffer.model.identity import Identity
-from sniffer.model.problem import Path, Problem, field_of, printable, quoted
+from sniffer.model.problem import LENGTH, Path, Problem, field_of, printable, quoted
 from sniffer.model.resources import API_VERSION, KINDS, Written, WrittenKind
 
 __all__ = ["FILE_LENGTH", "Problem", "Resource", "Source", "duplicates", "read"]
@@ -21,6 +22,7 @@ FILE_LENGTH = 1 << 20
 """Bytes (characters of a text): beyond what any API server would store."""
 
 _STATUS = "status"
+_AT_A_GLANCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +167,22 @@ def _problem(details: ErrorDetails, document: Document, kind: type[BaseModel], f
     words = _allowed_words(kind, path)
     error, context = details["type"], details.get("ctx", {})
     if error == "extra_forbidden":
-        names = ", ".join(_field_names(kind, path[:-1]))
-        return Problem(file, line, field_of(path[:-1]), quoted(str(path[-1])), names)
+        names = _field_names(kind, path[:-1])
+        allowed = ", ".join(names) + _nearest(str(path[-1]), names)
+        return Problem(file, line, field_of(path[:-1]), quoted(str(path[-1])), allowed)
     if error == "missing":
         return Problem(file, line, field_of(path), "nothing", words)
     if error == "refused":
         return Problem(file, line, field_of(path), printable(context["given"], 200) or given, context["allowed"])
     return Problem(file, line, field_of(path), given, words)
+
+
+def _nearest(given: str, names: list[str]) -> str:
+    """For a typing error in a name, where there are too many to see at once which was meant."""
+    if len(names) <= _AT_A_GLANCE:
+        return ""
+    near = get_close_matches(given[:LENGTH].lower(), [name.lower() for name in names], n=1, cutoff=0.7)
+    return "".join(f"; did you mean {name}?" for name in names if name.lower() in near)
 
 
 def _allowed_words(kind: type[BaseModel], path: Path) -> str:

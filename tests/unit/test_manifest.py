@@ -1,6 +1,8 @@
 """YAML files: the line of every problem, and nothing that one document does to the others."""
 
+import io
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,6 +63,22 @@ def test_a_problem_is_one_line() -> None:
     assert str(read(BLOCK, "d/f.yaml").problems[1]) == (
         'd/f.yaml:10: spec.encapsulation.vxlan: given "prot", allowed vni, port'
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("fliter", "filter"),
+        ("snaplen", "snapLength"),
+        ("Direction", "direction"),
+        ("podselector", "podSelector"),
+        ("x", ""),
+    ],
+)
+def test_a_field_that_was_misspelt(typed: str, meant: str) -> None:
+    text = MIRROR + f"  {typed}: 1\n"
+    [problem] = [problem for problem in read(text, "f").problems if problem.given == f'"{typed}"']
+    assert problem.allowed.partition("; ")[2] == (f"did you mean {meant}?" if meant else "")
 
 
 BROKEN = ["a: [b", "a: b: c", "\ta: 1", "}", "a: 'b", "? ? x\n-", "%FOO", "*nobody", "!<x", "- a\nb: c", '"\\q"']
@@ -239,6 +257,14 @@ def test_lint_of_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     (tmp_path / ".d.yaml").write_text("{")
     assert linted(capsys, [tmp_path]) == (0, "2 resources, no problem\n", "")
     assert linted(capsys, [tmp_path, tmp_path / "a.yaml"], as_json=True) == (0, "[]\n", "")
+
+
+def test_lint_of_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `kubectl get ... -o yaml | sniffer lint -` has it."""
+    for text, expected in ((TARGET, (0, "1 resource, no problem\n", "")), ("a: [b", (1, "<stdin>:1: document", ""))):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        status, out, err = linted(capsys, [Path("-")])
+        assert (status, out[: len(expected[1])], err) == expected
 
 
 def test_lint_finds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
