@@ -19,20 +19,35 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="A traffic mirror for Kubernetes nodes: copies matching frames whole and sends them to an analyzer.",
+    epilog="Exit status: 0 fine; 1 it found something; 2 wrong usage or input; 3 this machine cannot.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 DEFAULT_ROOT = Path("/sys/fs/bpf/sniffer")
 NETNS_DIR = Path("/run/netns")
 
-PinRoot = Annotated[Path, typer.Option(help="Directory on a bpffs where everything is pinned.")]
+PinRoot = Annotated[Path, typer.Option(metavar="DIR", help="Directory on a bpffs where everything is pinned.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Manifests = Annotated[Path, typer.Option(help="Directory of *.yaml and *.yml files with the resources.")]
-NetnsDir = Annotated[Path, typer.Option(help="Where the container runtime keeps the pods' network namespaces.")]
-Kubeconfig = Annotated[
-    Path | None, typer.Option(help="How to reach the API server. Default: as a pod does, by its ServiceAccount.")
+Manifests = Annotated[Path, typer.Option(metavar="DIR", help="Directory of *.yaml and *.yml files with the resources.")]
+NetnsDir = Annotated[
+    Path, typer.Option(metavar="DIR", help="Where the container runtime keeps the pods' network namespaces.")
 ]
-ControlNamespace = Annotated[str, typer.Option(envvar="POD_NAMESPACE", help="sniffer's own namespace.")]
+_AS_A_POD = "How to reach the API server. Default: as a pod does, by its ServiceAccount."
+Kubeconfig = Annotated[Path | None, typer.Option(metavar="FILE", help=_AS_A_POD)]
+PersonsKubeconfig = Annotated[Path | None, typer.Option(metavar="FILE", envvar="KUBECONFIG", help=_AS_A_POD)]
+"""Of commands that people type; what runs for ever takes nothing from a shell's environment."""
+NodeName = Annotated[
+    str | None, typer.Option(metavar="NAME", envvar="NODE_NAME", help="This node's name. Default: the host's.")
+]
+ControlNamespace = Annotated[str, typer.Option(metavar="NAME", envvar="POD_NAMESPACE", help="sniffer's own namespace.")]
+FilterText = Annotated[
+    str | None, typer.Option("--filter", metavar="TEXT", help="A pcap-filter(7) expression. Default: everything.")
+]
+Attachment = Annotated[
+    Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
+]
+Count = Annotated[int | None, typer.Option(metavar="FRAMES", help="End after so many frames.")]
+Duration = Annotated[float | None, typer.Option(metavar="SECONDS", help="End after so long.")]
 ServiceCidrs = Annotated[
     str, typer.Option(metavar="CIDR,...", help="The cluster's service range: no target may have an address of it.")
 ]
@@ -56,9 +71,15 @@ def main() -> None:
     try:
         app(prog_name="sniffer")
     except SnifferError as error:
-        forbidden = isinstance(error, KernelError) and error.errno in (EPERM, EACCES) and os.geteuid()
-        print(f"sniffer: {error}{'; run as root' if forbidden else ''}", file=sys.stderr)
+        forbidden = isinstance(error, KernelError) and error.errno in (EPERM, EACCES)
+        print(f"sniffer: {error}{_remedy() if forbidden else ''}", file=sys.stderr)
         sys.exit(error.exit_status)
+
+
+def _remedy() -> str:
+    if os.geteuid():
+        return "; run as root"
+    return "; root lacks a capability here (`sniffer doctor` names it; recv wants CAP_NET_RAW), or a policy forbids it"
 
 
 def _version(wanted: bool) -> None:
@@ -77,18 +98,24 @@ def _main(
 @app.command()
 def agent(
     manifests: Annotated[
-        Path | None, typer.Option(help="Directory of *.yaml and *.yml files with the resources. Default: the cluster.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Directory of *.yaml and *.yml files with the resources. Default: the cluster."
+        ),
     ] = None,
     kubeconfig: Kubeconfig = None,
-    node: Annotated[str | None, typer.Option(envvar="NODE_NAME", help="This node's name. Default: the host's.")] = None,
+    node: NodeName = None,
     namespace: ControlNamespace = "sniffer-system",
     pod: Annotated[
-        str | None, typer.Option(envvar="POD_NAME", help="This agent's pod there. Default: it runs in none.")
+        str | None,
+        typer.Option(metavar="NAME", envvar="POD_NAME", help="This agent's pod there. Default: it runs in none."),
     ] = None,
     pin_root: PinRoot = DEFAULT_ROOT,
     netns_dir: NetnsDir = NETNS_DIR,
-    lease: Annotated[float, typer.Option(help="Seconds that mirrors go on without a living agent.")] = 60,
-    api_grace: Annotated[float, typer.Option(help="Seconds that they go on without the API server.")] = 300,
+    lease: Annotated[float, typer.Option(metavar="SECONDS", help="Mirrors go on so long without a living agent.")] = 60,
+    api_grace: Annotated[
+        float, typer.Option(metavar="SECONDS", help="They go on so long without the API server.")
+    ] = 300,
     service_cidrs: ServiceCidrs = "",
     allowed_target_cidrs: AllowedTargetCidrs = "",
     metrics: Metrics = None,
@@ -99,12 +126,10 @@ def agent(
     health: Annotated[
         str | None, typer.Option(metavar="ADDRESS:PORT", help="Serve /healthz and /readyz there, on loopback.")
     ] = None,
-    attachment: Annotated[
-        Mechanism | None, typer.Option(help="How to attach. Default: tcx where the kernel has it, else clsact.")
-    ] = None,
+    attachment: Attachment = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every plan.")] = False,
 ) -> None:
-    """The node's loop: keeps the kernel as the resources say, until a signal. What it attached stays.
+    """The node's loop: mirrors what the resources say. Until a signal; what it attached stays.
 
     Example: sniffer agent --manifests /etc/sniffer
     """
@@ -127,7 +152,8 @@ def controller(
     kubeconfig: Kubeconfig = None,
     namespace: ControlNamespace = "sniffer-system",
     identity: Annotated[
-        str | None, typer.Option(envvar="POD_NAME", help="Name of this replica. Default: the host's.")
+        str | None,
+        typer.Option(metavar="NAME", envvar="POD_NAME", help="Name of this replica. Default: the host's."),
     ] = None,
     service_cidrs: ServiceCidrs = "",
     allowed_target_cidrs: AllowedTargetCidrs = "",
@@ -139,7 +165,8 @@ def controller(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """The cluster's loop: writes what nodes report into the status of mirrors and targets. One replica leads.
+    """The cluster's loop: conditions, events and Services. Writes what nodes report into the status of mirrors
+    and targets; one replica leads.
 
     Example: sniffer controller --kubeconfig ~/.kube/config
     """
@@ -154,7 +181,9 @@ def status(
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
 ) -> None:
-    """What this node mirrors now, from the pins: works with the agent dead. 1: some mirror is not as asked.
+    """What this node mirrors now. Read from the pins: works with the agent dead.
+
+    Exit status 1: some mirror or hook is not as asked; 2: nothing of sniffer is here.
 
     Example: sniffer status --json | jq '.mirrors[] | {name, state, dropped}'
     """
@@ -169,14 +198,16 @@ def cleanup(
     as_json: Json = False,
     whole_cluster: Annotated[
         bool,
-        typer.Option("--cluster", help="Tell every agent of the cluster instead, and wait for all. 1: not all did."),
+        typer.Option("--cluster", help="Tell every agent of the cluster to do so, and wait for all."),
     ] = False,
-    kubeconfig: Kubeconfig = None,
+    kubeconfig: PersonsKubeconfig = None,
     namespace: ControlNamespace = "sniffer-system",
-    patience: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 60,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="0 although some node is not clean.")] = False,
+    patience: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for them.")] = 60,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="End with 0 although some node is not clean.")] = False,
 ) -> None:
-    """Removes everything that is ours from this node, and nothing else. Twice is fine; 3: an agent is running.
+    """Removes what is sniffer's from this node, nothing else. Twice is fine.
+
+    Exit status 1: with --cluster, some node is not clean; 3: an agent is running.
 
     Example: sniffer cleanup --cluster --kubeconfig ~/.kube/config
     """
@@ -195,9 +226,11 @@ def plan(
     manifests: Manifests,
     pin_root: PinRoot = DEFAULT_ROOT,
     as_json: Json = False,
-    attachment: Annotated[Mechanism | None, typer.Option(help="As of the agent.")] = None,
+    attachment: Attachment = None,
 ) -> None:
-    """The operations that an agent would do here now. 0: none; 1: some.
+    """What an agent would do here now, a line for each operation.
+
+    Exit status 0: nothing; 1: something, or a manifest has an error.
 
     Example: sniffer plan --manifests /etc/sniffer
     """
@@ -208,9 +241,14 @@ def plan(
 
 @app.command()
 def lint(
-    files: Annotated[list[Path], typer.Argument(help="Files, or directories of them.")], as_json: Json = False
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Files, or directories of them; - is standard input.")
+    ],
+    as_json: Json = False,
 ) -> None:
-    """Every error of the resources, one line each: file:line: field: given, allowed.
+    """Every error of the resources, with its line.
+
+    In this form: file:line: field: given, allowed. Exit status 1: there are errors; 2: a file cannot be read.
 
     Example: sniffer lint mirrors.yaml
     """
@@ -221,14 +259,21 @@ def lint(
 
 @app.command()
 def explain(
-    filter_text: Annotated[str | None, typer.Option("--filter", help="A pcap-filter(7) expression.")] = None,
-    file: Annotated[Path | None, typer.Option("-f", help="A manifest; its mirrors' filters and rules.")] = None,
+    filter_text: Annotated[
+        str | None, typer.Option("--filter", metavar="TEXT", help="A pcap-filter(7) expression.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("-f", metavar="FILE", help="A manifest; its mirrors' filters and rules.")
+    ] = None,
     pcap: Annotated[
-        Path | None, typer.Option(help="A capture: which of its frames match, decided in the kernel.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A capture: which of its frames match, decided in the kernel."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The program that a filter becomes, its cost, and what the tap in the kernel decides of captured frames.
+    """What a filter becomes, what it costs, what it matches.
+
+    The program as the kernel runs it, and which frames of a capture it takes there.
 
     Example: sniffer explain --filter 'tcp port 443' --pcap trace.pcap
     """
@@ -239,26 +284,31 @@ def explain(
 
 @app.command()
 def capture(
-    pod: Annotated[str | None, typer.Argument(help="A pod of this node.", show_default=False)] = None,
-    pod_namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pod's namespace.")] = "default",
-    interface: Annotated[str | None, typer.Option("--interface", "-i", help="An interface, instead of a pod.")] = None,
-    filter_text: Annotated[str | None, typer.Option("--filter", help="A pcap-filter(7) expression.")] = None,
-    snap_length: Annotated[int, typer.Option(help="Bytes to keep of each frame.")] = 262144,
-    count: Annotated[int | None, typer.Option(help="End after so many frames.")] = None,
-    duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after so long.")] = None,
+    pod: Annotated[str | None, typer.Argument(metavar="POD", help="A pod of this node.", show_default=False)] = None,
+    pod_namespace: Annotated[
+        str, typer.Option("--namespace", "-n", metavar="NAME", help="The pod's namespace.")
+    ] = "default",
+    interface: Annotated[
+        str | None, typer.Option("--interface", "-i", metavar="DEV", help="An interface, instead of a pod.")
+    ] = None,
+    filter_text: FilterText = None,
+    snap_length: Annotated[int, typer.Option(metavar="BYTES", help="What to keep of each frame.")] = 262144,
+    count: Count = None,
+    duration: Duration = None,
     keepalive: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="End when standard input ends, or is silent for so long.")
     ] = None,
-    node: Annotated[str | None, typer.Option(envvar="NODE_NAME", help="This node's name. Default: the host's.")] = None,
-    kubeconfig: Kubeconfig = None,
+    node: NodeName = None,
+    kubeconfig: PersonsKubeconfig = None,
     pin_root: PinRoot = DEFAULT_ROOT,
     netns_dir: NetnsDir = NETNS_DIR,
-    attachment: Annotated[Mechanism | None, typer.Option(help="As of the agent.")] = None,
+    attachment: Attachment = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """The frames of a pod, or of an interface, as pcapng on standard output, live. 1: frames were lost.
+    """Frames of a pod or an interface, live, as pcapng.
 
-    `kubectl sniffer capture` runs it where the pod is. Ends with its reader; nothing stays on the node.
+    They go to standard output. `kubectl sniffer capture` runs it where the pod is. Ends with its reader; nothing
+    stays on the node. Exit status 1: frames were lost.
 
     Example: sniffer capture -i eth0 --filter 'tcp port 443' | tshark -r -
     """
@@ -285,13 +335,16 @@ def doctor(
         bool,
         typer.Option("--cluster", help="Ask the API server instead: what is installed, kernels of nodes, mirrors."),
     ] = False,
-    kubeconfig: Kubeconfig = None,
+    kubeconfig: PersonsKubeconfig = None,
     namespace: ControlNamespace = "sniffer-system",
     as_json: Json = False,
 ) -> None:
-    """Whether this machine can mirror: kernel, helpers, bpffs, capabilities, limits, MTU, rivals; each with its fix.
+    """Whether this machine, or a cluster, can mirror.
 
-    0: all fine; 1: something to know; 3: it cannot. Example: sniffer doctor --cluster --kubeconfig ~/.kube/config
+    Of a machine: kernel, helpers, bpffs, capabilities, limits, MTU, rivals on the hooks; each with its fix.
+    Exit status 1: something to know; 3: it cannot.
+
+    Example: sniffer doctor --cluster --kubeconfig ~/.kube/config
     """
     from sniffer.cli.doctor import examine, examine_cluster
 
@@ -302,10 +355,14 @@ def doctor(
 
 @app.command()
 def trace(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to watch; Ctrl-C ends it earlier.")] = 10,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How long to watch; Ctrl-C ends it earlier.")
+    ] = 10,
     as_json: Json = False,
 ) -> None:
-    """Where the kernel drops copies on their way to the uplink, and why. Wants BCC: the image's target `trace`.
+    """Where the kernel drops copies on their way out, and why.
+
+    Wants BCC: the image's target `trace`. Exit status 1: some were dropped.
 
     Example: sniffer trace --seconds 60
     """
@@ -333,15 +390,16 @@ def probe(
 @app.command()
 def crds(
     directory: Annotated[
-        Path | None, typer.Option(help="Write one file for each there, as the chart has them; print nothing.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write one file for each there, as the chart has them; print nothing."),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Bring a cluster's to these instead; those of a later release stay.")
     ] = False,
-    kubeconfig: Kubeconfig = None,
+    kubeconfig: PersonsKubeconfig = None,
     as_json: Json = False,
 ) -> None:
-    """The CustomResourceDefinitions of the resources, for kubectl apply.
+    """The CustomResourceDefinitions of the resources.
 
     Example: sniffer crds | kubectl apply -f -
     """
@@ -370,12 +428,14 @@ def recv(
     write: Annotated[
         Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write frames as pcapng; - is standard output.")
     ] = None,
-    count: Annotated[int | None, typer.Option(help="End after so many frames.")] = None,
-    duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after this time.")] = None,
+    count: Count = None,
+    duration: Duration = None,
     buffer: Annotated[int, typer.Option(metavar="MIB", help="Memory for what has not been read yet.")] = 32,
     as_json: Json = False,
 ) -> None:
-    """The analyzer's side: receives copies without a tunnel device, and counts what was lost. 1: something was.
+    """The analyzer's side: frames out of tunnels, losses counted.
+
+    It needs no tunnel device. Exit status 1: something was lost.
 
     Example: sniffer recv --vxlan 4789 -w - | wireshark -k -i -
     """
@@ -388,7 +448,9 @@ def recv(
 
 @app.command()
 def plugin() -> None:
-    """The kubectl plugin, one file that needs nothing but Python, on standard output.
+    """`kubectl sniffer`, as one file on standard output.
+
+    It needs nothing but Python.
 
     Example: kubectl exec -n sniffer-system deploy/sniffer-controller -- sniffer plugin > kubectl-sniffer
     """

@@ -70,7 +70,8 @@ def capture(
         head = pcapng.section(f"sniffer {sniffer.__version__} on Linux {os.uname().release}")
         for link in whom.links:
             head += pcapng.interface(link.name, whom.what, filter_text or "", snap_length)
-        _say(f"capturing {whom.what} ({', '.join(link.name for link in whom.links)})", as_json)
+        names = ", ".join(link.name for link in whom.links)
+        _say(f"capturing {whom.what}{'' if whom.what.endswith(names) else f' ({names})'}", as_json)
         live = Live(frames, numbers, whom.ways, sys.stdout.fileno())
         summary = live.run(head, bounds, lambda: any(map(netlink.link_message, indexes)), wake)
     _tell(summary, as_json)

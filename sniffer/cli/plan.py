@@ -16,7 +16,7 @@ PREVIEW_LEASE_S = 60
 
 
 def show(manifests: Path, pin_root: Path, mechanism: Mechanism | None, *, as_json: bool) -> int:
-    """Prints the plan; 1 when there is something to do."""
+    """Prints the plan, and to standard error what is wrong with the manifests; 1 when there is any of that."""
     source = Manifests(manifests)
     source.poll()
     pins = Pins(pin_root)
@@ -31,9 +31,11 @@ def show(manifests: Path, pin_root: Path, mechanism: Mechanism | None, *, as_jso
     else:
         for op in plan:
             print(op)
+        if any(isinstance(op, ops.CreateRelay) for op in plan):
+            print("and what depends on the relay, once it is there")
         if not plan:
             print("nothing to do")
-    return 1 if plan else 0
+    return 1 if plan or source.problems() else 0
 
 
 def _as_object(op: ops.Op) -> dict[str, Any]:

@@ -39,8 +39,12 @@ def _hooks(pins: Pins) -> list[str]:
             return []
         with Maps(pins, writable=True) as maps:
             state = observe(maps, pins, netlink, own_relay_of(netlink, pins))
+            names = {link.index: link.name for link in netlink.links()}
             Kernel(maps, pins, netlink, {}).apply(removal(state))
-            return [f"tap on ifindex {h.ifindex} {h.direction.name.lower()}" for h in sorted(state.attachments)]
+            return [
+                f"tap on {names.get(h.ifindex, f'ifindex {h.ifindex}')} {h.direction.name.lower()}"
+                for h in sorted(state.attachments)
+            ]
     finally:
         netlink.close()
 
