@@ -53,19 +53,24 @@ test-kernel: root build ## a reduced suite on another kernel, in QEMU: KERNEL=5.
 	@tests/kernels/run $(KERNEL) $(TESTS)
 
 .PHONY: cluster
-cluster: root build cluster-build ## a shell in a running cluster of two nodes with sniffer installed (root)
+cluster: root build cluster-tools ## a shell in a running cluster of two nodes with sniffer installed (root)
 	@$(ISOLATED) $(BIN)/python -m tests.cluster.shell
 
 .PHONY: analyzers
 analyzers: root
 	@scripts/packages packages.apt analyzers
 
-.PHONY: cluster-build
-cluster-build: root
+# What a cluster takes.
+.PHONY: cluster-tools
+cluster-tools: root
 	@scripts/packages packages.apt cluster
 	@tests/cluster/build >/dev/null
-	@tests/cluster/build prometheus >/dev/null
 	@tests/cluster/image >/dev/null
+
+# And what its tests take.
+.PHONY: cluster-build
+cluster-build: cluster-tools
+	@tests/cluster/build prometheus >/dev/null
 	@tests/cluster/image arm64 >/dev/null
 	@tests/cluster/image trace >/dev/null
 
