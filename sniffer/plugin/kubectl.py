@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ AGENTS = "app.kubernetes.io/name=sniffer,app.kubernetes.io/component=agent"
 CONTROLLERS = "app.kubernetes.io/name=sniffer,app.kubernetes.io/component=controller"
 CONTAINER = "agent"
 _WORDS = 2000
+_LOGGED = re.compile(r"[EFIW]\d{4} \d\d:\d\d:")  # klog's
 
 
 class KubectlError(SnifferError):
@@ -51,7 +53,7 @@ class Kubectl:
         except OSError as error:
             raise MachineError(f"{line[0]} cannot be run: {error.strerror}", "see $KUBECTL and the PATH") from None
         if done.returncode:
-            said = printable(done.stderr.strip() or f"exit status {done.returncode}", _WORDS)
+            said = _said(done)
             raise InputError(said) if "(NotFound)" in said else KubectlError(f"kubectl {words[0]}: {said}")
         return done.stdout
 
@@ -96,8 +98,14 @@ class Kubectl:
         except subprocess.TimeoutExpired:
             raise KubectlError(f"kubectl exec: no answer within {timeout_s:g} s") from None
         except ValueError:
-            said = done.stderr.strip() or f"exit status {done.returncode}"
-            raise KubectlError(f"kubectl exec: {printable(said, _WORDS)}") from None
+            raise KubectlError(f"kubectl exec: {_said(done)}") from None
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """Why kubectl failed, on one line; without its log, which says the same several times over, where there is more."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    words = [line for line in lines if not _LOGGED.match(line)] or lines
+    return printable("\n".join(words).strip() or f"exit status {done.returncode}", _WORDS)
 
 
 def agent_of(kubectl: Kubectl, node: str) -> Object:

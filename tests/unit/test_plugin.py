@@ -19,7 +19,7 @@ from sniffer.errors import InputError
 from sniffer.model.manifest import read
 from sniffer.plan.report import changes
 from sniffer.plugin import capture, main
-from sniffer.plugin.kubectl import selector
+from sniffer.plugin.kubectl import Kubectl, KubectlError, selector
 from sniffer.plugin.logs import pattern_of
 from sniffer.plugin.status import state_of
 from sniffer.plugin.template import TUNNELS, Wish, documents
@@ -390,6 +390,19 @@ def test_completion(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         complete(words, options)
         assert capsys.readouterr().out.strip() == wanted, words
+
+
+def test_a_cluster_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kubectl logs each of its attempts, long and alike; what it says at last is enough, where it says anything."""
+    program = tmp_path / "kubectl"
+    monkeypatch.setenv("KUBECTL", str(program))
+    log = 'E1122 00:12:33.694881    1568 memcache.go:265] "Unhandled Error" err="connection refused"'
+    for lines, expected in (([log, log, "The connection was refused"], "The connection was refused"), ([log], log)):
+        program.write_text("#!/bin/sh\ncat >&2 <<'END'\n" + "\n".join(lines) + "\nEND\nexit 1\n")
+        program.chmod(0o755)
+        with pytest.raises(KubectlError) as raised:
+            Kubectl().run("get", "pods")
+        assert str(raised.value) == f"kubectl get: {expected}"
 
 
 def test_the_one_file_needs_nothing_but_python(tmp_path: Path) -> None:
