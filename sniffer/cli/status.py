@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.padding import Padding
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from sniffer.cli.screen import is_good, name_of, state_of
@@ -43,14 +43,12 @@ def _print(console: Console, rows: dict[str, Any]) -> None:
     agent = rows["agent"]
     pid = f" (pid {agent['pid']})" if agent["pid"] else ""
     console.print(f"node {rows['node'] or '?'}, agent {agent['state']}{pid}", highlight=False)
-    table = _mirrors(rows["mirrors"])
-    if table.__rich_measure__(console, console.options.update(max_width=PIPE_WIDTH)).maximum <= console.width:
-        console.print(table)
-    else:
-        for row in rows["mirrors"]:
-            console.print(_paragraph(row))
-    if rows["hooks"]:
-        console.print(_hooks(rows["hooks"]))
+    parts = ((_mirrors(rows["mirrors"]), _paragraph, "mirrors"), (_hooks(rows["hooks"]), _line, "hooks"))
+    for table, narrow, name in parts:
+        if table.__rich_measure__(console, console.options.update(max_width=PIPE_WIDTH)).maximum > console.width:
+            console.print(*map(narrow, rows[name]), sep="\n")
+        elif rows[name] or name == "mirrors":
+            console.print(table)
 
 
 def _mirrors(mirrors: list[dict[str, Any]]) -> Table:
@@ -103,9 +101,21 @@ def _reasons(reasons: dict[str, int]) -> str:
 
 
 def _hooks(hooks: list[dict[str, Any]]) -> Table:
-    table = Table(*(Column(name, overflow="fold") for name in ("hook", "direction", "by", "state", "ahead")))
+    table = Table("hook", "direction", "by", "state", "ahead")
     for row in hooks:
-        name = row["interface"] or f"ifindex {row['ifindex']}"
-        ahead = ", ".join(f"program {number}" for number in row["ahead"])
-        table.add_row(name, row["direction"], row["attachment"] or "", row["state"], ahead)
+        table.add_row(_device(row), row["direction"], row["attachment"] or "", row["state"], _ahead(row))
     return table
+
+
+def _line(row: dict[str, Any]) -> Text:
+    """A hook where the window is too narrow for the table."""
+    ahead = f", behind {_ahead(row)}" if row["ahead"] else ""
+    return Text(f"{_device(row)} {row['direction']}: {row['state']}{ahead}")
+
+
+def _device(hook: dict[str, Any]) -> str:
+    return hook["interface"] or f"ifindex {hook['ifindex']}"
+
+
+def _ahead(hook: dict[str, Any]) -> str:
+    return ", ".join(f"program {number}" for number in hook["ahead"])

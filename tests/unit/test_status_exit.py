@@ -54,8 +54,15 @@ def test_words_are_whole_in_a_window_of_any_width(width: int) -> None:
         "reason": "Expired",
         "targets": [{"name": "ana", "endpoints": []}],
     }
+    hook = {
+        "interface": "pod0",
+        "direction": "ingress",
+        "attachment": "tcx",
+        "state": "bypassed",
+        "ahead": [77, 1234567],
+    }
     out = io.StringIO()
-    rows = {"node": "n1", "agent": {"state": "absent", "pid": None}, "mirrors": [row, expired], "hooks": []}
+    rows = {"node": "n1", "agent": {"state": "absent", "pid": None}, "mirrors": [row, expired], "hooks": [hook]}
     _print(Console(file=out, width=width, markup=False), rows)
     shown = out.getvalue()
     assert max(len(line) for line in shown.splitlines()) <= width
