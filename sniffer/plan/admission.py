@@ -40,7 +40,7 @@ def bad_filter(mirror: Mirror) -> Refusal | None:
 def not_allowed(mirror: Mirror, targets: Targets, cluster: Cluster | None) -> Refusal | None:
     """Whatever else `refusal` looks for."""
     if cluster is None:
-        return _without_cluster(mirror) or _missing_target(mirror, targets)
+        return _without_cluster(mirror) or _missing_target(mirror, targets) or _only_services(mirror, targets)
     if isinstance(mirror, TrafficMirror) and cluster.is_protected(mirror.metadata.namespace):
         message = f"namespace {mirror.metadata.namespace} is protected: only a ClusterTrafficMirror may mirror its pods"
         return Refusal("ProtectedNamespace", message)
@@ -63,6 +63,14 @@ def _missing_target(mirror: Mirror, targets: Targets) -> Refusal | None:
     return None
 
 
+def _only_services(mirror: Mirror, targets: Targets) -> Refusal | None:
+    for ref in mirror.spec.target_refs:
+        if all(endpoint.service for endpoint in targets[ref.name].spec.endpoints):
+            message = f"MirrorTarget {ref.name}: a Service needs a cluster: with files, give an address"
+            return Refusal("NeedsCluster", message)
+    return None
+
+
 def _refused_target(mirror: Mirror, targets: Targets, cluster: Cluster) -> Refusal | None:
     for number, ref in enumerate(mirror.spec.target_refs):
         target = targets[ref.name]
@@ -70,7 +78,7 @@ def _refused_target(mirror: Mirror, targets: Targets, cluster: Cluster) -> Refus
             grant = target.spec.allowed_namespaces
             namespace = mirror.metadata.namespace
             if grant is None or not cluster.selects(grant, namespace):
-                message = f"MirrorTarget {ref.name} is not granted to namespace {namespace}"
+                message = f"MirrorTarget {ref.name} is not granted to namespace {namespace}, by its allowedNamespaces"
                 return Refusal("TargetNotAllowed", f"spec.targetRefs[{number}].name: {message}")
         refused = target_refusal(target, cluster.policy)
         if refused:

@@ -171,11 +171,14 @@ def test_interfaces_by_name_and_pattern(interfaces: list[str], found: list[int])
         ),
         (mirror(targets=["resting"]), "Suspended", "TargetSuspended", "every target is suspended"),
         (mirror(targets=["home"]), "Rejected", "EndpointIsNode", "MirrorTarget home: 10.9.0.9 is an address of"),
+        (mirror(targets=["ids"]), "Rejected", "NeedsCluster", "MirrorTarget ids: a Service needs a cluster"),
     ],
 )  # fmt: skip
 def test_a_mirror_that_cannot_be_in_force(document: Document, state: str, reason: str, message: str) -> None:
     """C30, G7: a verdict, and the other mirror works."""
+    service = {"service": {"namespace": "ids", "name": "zeek"}}
     targets = [target(), target("resting", "10.9.0.3", suspend=True), target("home", "10.9.0.9")]
+    targets.append(target("ids", endpoints=[service]))
     found = paths() | {"10.9.0.9": replace(REACHABLE, address="10.9.0.9", local=True)}
     wanted = compile_sources(sources(*targets, document, mirror("other", interfaces=["pod1"])), facts(found))
     refused = verdict(wanted)

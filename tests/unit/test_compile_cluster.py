@@ -178,9 +178,8 @@ def test_a_target_that_is_not_granted() -> None:
         assert bool(wanted.hooks) is allowed
         if not allowed:
             assert verdict(wanted).reason == "TargetNotAllowed"
-            assert (
-                verdict(wanted).message == "spec.targetRefs[0].name: MirrorTarget ana is not granted to namespace shop"
-            )
+            words = "MirrorTarget ana is not granted to namespace shop, by its allowedNamespaces"
+            assert verdict(wanted).message == f"spec.targetRefs[0].name: {words}"
 
 
 def test_grants_do_not_bind_cluster_mirrors() -> None:
