@@ -8,7 +8,9 @@ What may be relied on:
 - A connection that was lost may have been the end of a server whose etcd then went back to a former state; a watch from
   a version of the future says nothing, for ever. So before a watch is taken up again the version of the whole is
   compared: where it is behind ours we list anew. Such a list replaces the view though it is older: it is all that the
-  API server knows, permissions and owners with it, and nobody could end a mirror that it does not know.
+  API server knows, permissions and owners with it, and nobody could end a mirror that it does not know. It may be
+  beyond ours again by then; so after a server was away the first watch is short, and a list follows, at another time
+  for each of those who lost it together.
 - Versions of one object only rise while a watch lasts: duplicates and stragglers change nothing.
 """
 
@@ -31,6 +33,8 @@ __all__ = ["Key", "Object", "Reflector", "Watched"]
 
 WATCH_S = (240, 420)
 """The server ends a watch after so long; each after another time, so that they do not all come back at once."""
+DOUBT_S = (20, 80)
+"""The first watch of a server that was away."""
 SILENCE_S = 90
 """Bookmarks come every 60 s: a watch without event for so long is dead."""
 STEADY_S = 5.0
@@ -63,6 +67,8 @@ class Reflector:
         self._backoff = Backoff()
         self._away = False
         """The server did not answer at all, and has not done all that was asked since."""
+        self._doubt = False
+        """The server was away since the last list: it may be another past that it goes on from."""
         self._thread = threading.Thread(target=self._run, name=f"watch {watched.path}", daemon=True)
         self.synced = False
         """Whether a first complete list has been read."""
@@ -119,6 +125,7 @@ class Reflector:
     def _wait(self, fault: Fault, words: str | None, refusal: ApiError | None, spent_s: float) -> None:
         if words and fault is not Fault.EXPIRED:
             self._say(words)
+        self._doubt |= fault is Fault.SILENT or bool(refusal and refusal.status >= 500)
         wait_s = self._backoff.wait_s(fault, refusal.retry_after_s if refusal else None)
         if fault is Fault.SILENT:
             self._away = True
@@ -151,7 +158,11 @@ class Reflector:
         elif (now := self._server_version()) < self._version:
             log.warning("%s: went back from version %d to %d; reading it anew", self._watched.path, self._version, now)
             self._list()
-        return self._watch()
+        doubt = self._doubt
+        fault = self._watch(DOUBT_S if doubt else WATCH_S)
+        if doubt:
+            self._version = None
+        return fault
 
     def _list(self) -> None:
         """Replaces the view by a complete list."""
@@ -172,7 +183,7 @@ class Reflector:
             self._objects = {key: old[key] if old.get(key) == item else item for key, item in found.items()}
             changed = self._objects != old or not self.synced
             self._snapshot = None
-        self._version, self._versions, self.synced = version, versions, True
+        self._version, self._versions, self.synced, self._doubt = version, versions, True, False
         self._contact(changed)
 
     def _server_version(self) -> int:
@@ -180,13 +191,13 @@ class Reflector:
         page = self._page_of(self._watched.path, {**self._watched.parameters, "limit": 1}, metadata_only=True)
         return int(page["metadata"]["resourceVersion"])
 
-    def _watch(self) -> Fault:
+    def _watch(self, lasts_s: tuple[int, int]) -> Fault:
         began_s = time.monotonic()
         parameters: dict[str, str | int | bool] = {
             **self._watched.parameters,
             "resourceVersion": self._version or 0,
             "allowWatchBookmarks": True,
-            "timeoutSeconds": random.randint(*WATCH_S),
+            "timeoutSeconds": random.randint(*lasts_s),
         }
         self._versions = {key: version for key, version in self._versions.items() if key in self._objects}
         self.requests += 1

@@ -462,6 +462,28 @@ def test_a_server_that_went_back_in_time_is_read_anew(server: ApiServer) -> None
         eventually(lambda: followed.names == {"one", "two", "four"})
 
 
+def test_a_server_that_was_away_is_read_anew_soon(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F15: it went back and is beyond our version again: no version tells of it."""
+    monkeypatch.setattr(module, "DOUBT_S", (1, 1))
+    server.put(PODS, "two", "shop")
+    then = server.version
+    server.remove(PODS, "one", "shop")
+    with following(server) as followed:
+        assert followed.names == {"two"}
+        server.intercept = lambda _: failure(503, "ServiceUnavailable")
+        server.drop_watches()
+        eventually(lambda: followed.fault)
+        server.go_back(then)
+        for name in ("three", "four"):
+            server.put(PODS, name, "shop")
+        watched = len(server.asked(watch=True))
+        server.intercept = lambda request: None
+        eventually(lambda: followed.names == {"one", "two", "three", "four"}, 10)
+        eventually(lambda: len(server.asked(watch=True)) == watched + 2)
+    assert server.asked(watch=True)[-2].parameters["timeoutSeconds"] == "1"
+    assert int(server.asked(watch=True)[-1].parameters["timeoutSeconds"]) >= module.WATCH_S[0]
+
+
 def test_a_version_that_is_too_large_leads_to_a_new_list(server: ApiServer) -> None:
     error = failure(504, "Timeout", "Too large resource version: 900, current: 100")
     server.intercept = watches(lambda: error, 1)
