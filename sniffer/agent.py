@@ -30,6 +30,7 @@ from sniffer.metrics.server import Place, serve
 from sniffer.node import PROBE_S, Node
 from sniffer.plan import names, ops
 from sniffer.plan.compile import Sources
+from sniffer.plan.diff import at_once
 from sniffer.plan.facts import Mechanism
 from sniffer.plan.report import clean_report, report
 from sniffer.plan.state import Verdict
@@ -295,7 +296,10 @@ class Agent:
             if not plan or failures:
                 break
             log.debug("plan: %s", plan)
-            failures = node.apply(plan)
+            now = at_once(plan) if self._settled else plan
+            if len(now) < len(plan):
+                self._rounds = 0  # nothing fights us
+            failures = node.apply(now)
             if self._settled and not any(isinstance(op, ops.CreateRelay) for op in plan):
                 break
         return failures

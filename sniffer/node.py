@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from sniffer.abi.limits import PathWord
 from sniffer.abi.records import Hook
-from sniffer.errors import KernelError
+from sniffer.errors import KernelError, SnifferError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
-from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.attached import Attached
+from sniffer.kernel.netlink import Device, Netlink
 from sniffer.kernel.netns import Namespaces
 from sniffer.kernel.observe import observe, relay_of
 from sniffer.kernel.pins import Maps, Pins
@@ -25,10 +26,11 @@ from sniffer.plan.binding import Owners, bind
 from sniffer.plan.cluster import Binding
 from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_addresses, hold, hold_waiting
 from sniffer.plan.diff import diff
-from sniffer.plan.facts import Facts, Link, Mechanism, PathState
+from sniffer.plan.facts import Facts, Link, Mechanism, PathState, Relay
 from sniffer.plan.ids import Assignment, contents
 from sniffer.plan.names import node_of
-from sniffer.plan.state import Attachment, State, Verdict, Wanted
+from sniffer.plan.select import RELAY_LINKS
+from sniffer.plan.state import State, Verdict, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,8 @@ PROBE_S = 1.0
 BINDING_S = 0.2
 """How often a pod's network namespace is looked for at first."""
 BINDING_MAX_S = 5.0
-ATTACHED_S = 0.9
-"""How long the attachments that were read are taken for true while neither we nor the interfaces have changed."""
+RELAY_S = 0.9
+"""How long the relay is taken for what it was while its links stay as they are."""
 
 
 class Node:
@@ -73,8 +75,9 @@ class Node:
         self._verdicts: tuple[Verdict, ...] = ()
         self._unattached: Mapping[Hook, str] = {}
         self._links: tuple[Link, ...] = ()
-        self._attached: tuple[int, tuple[Link, ...], Mapping[Hook, Attachment]] | None = None
-        """When they were read, beside which interfaces, and what was found."""
+        self._attached = Attached(self._programs)
+        self._relay: tuple[int, tuple[Link, ...], Relay | None] | None = None
+        """When it was looked at, its links, and what was found."""
         self._storms = Storms()
         self._stamps = Stamps()
         self._waits_s = BINDING_S
@@ -90,7 +93,9 @@ class Node:
 
         renews: whether leases are renewed.
         """
-        paths = {address: self.netlink.path_to(address).carried() for address in endpoint_addresses(sources.targets)}
+        devices = self.netlink.devices()
+        addresses = endpoint_addresses(sources.targets)
+        paths = {address: self.netlink.path_to(address, devices).carried() for address in addresses}
         now_ns = bpf.monotonic_ns()
         self.wait_s = PROBE_S if any(path.state != PathState.REACHABLE for path in paths.values()) else None
         for path in paths.values():
@@ -100,14 +105,13 @@ class Node:
                 # A table of neighbours that is full, a device that can have none, or is gone: others have to go on.
                 with suppress(KernelError):
                     self.netlink.probe_neighbour(path.ifindex, path.nexthop)
-        pair = relay_of(self.netlink, self._pins)
-        links = self.netlink.links()
+        links = tuple(link for link, _, _ in devices.values())
         return Facts(
             now_ns=now_ns,
             lease_ns=self._lease_ns,
             links=links,
             paths=paths,
-            relay=pair,
+            relay=self._relay_of(devices.values(), now_ns),
             mechanism=self._mechanism,
             programs=self._programs,
             bindings=self._bindings(sources, links),
@@ -115,6 +119,13 @@ class Node:
             stamps=self._stamps.of(links),
             renews=renews,
         )
+
+    def _relay_of(self, devices: Iterable[Device], now_ns: int) -> Relay | None:
+        """Its offloads are asked for once in a while only."""
+        ends = tuple(link for link, _, _ in devices if link.name in RELAY_LINKS)
+        if self._relay is None or self._relay[1] != ends or now_ns - self._relay[0] > RELAY_S * 1e9:
+            self._relay = now_ns, ends, relay_of(self.netlink, self._pins, devices)
+        return self._relay[2]
 
     def _bindings(self, sources: Sources, links: tuple[Link, ...]) -> Mapping[str, Binding]:
         """Where the pods' traffic passes. Namespaces that are nobody's are looked into only while some pod waits.
@@ -169,19 +180,22 @@ class Node:
 
     def _observed(self, maps: Maps, facts: Facts) -> State:
         """The kernel tells of a clsact filter that goes, so that is looked at every time."""
-        known, now_ns = self._attached, facts.now_ns
-        if known and now_ns - known[0] < ATTACHED_S * 1e9 and known[1] == facts.links:
-            return observe(maps, self._pins, self.netlink, facts.relay, known[2])
-        observed = observe(maps, self._pins, self.netlink, facts.relay)
-        if self._mechanism == Mechanism.TCX:
-            self._attached = now_ns, facts.links, observed.attachments
+        known = self._attached.known(facts.links, facts.now_ns)
+        observed = observe(maps, self._pins, self.netlink, facts.relay, known)
+        if known is None and self._mechanism == Mechanism.TCX:
+            self._attached.read(observed.attachments, facts.links, facts.now_ns)
         return observed
 
     def apply(self, plan: ops.Plan) -> list[str]:
         """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
-        if any(isinstance(op, ops.Attach | ops.Detach | ops.CreateRelay) for op in plan):
-            self._attached = None
-        self._unattached = self._kernel.apply(plan) if self._kernel else {}
+        if any(isinstance(op, ops.CreateRelay | ops.AttachRing) for op in plan):
+            self._relay = None
+        try:
+            self._unattached = self._kernel.apply(plan) if self._kernel else {}
+        except SnifferError:
+            self._attached.forget()
+            raise
+        self._attached.applied(plan, self._unattached)
         return list(self._unattached.values())
 
     def verdicts(self) -> tuple[Verdict, ...]:

@@ -76,6 +76,8 @@ class Kernel:
                 self._remove_hook(hook)
             case ops.Attach(hook, mechanism, program):
                 self._attach(hook, mechanism, self._programs[program])
+            case ops.Detach(hook, _, gone=True):
+                self._pins.link(hook).unlink(missing_ok=True)
             case ops.Detach(hook, mechanism):
                 self._detach(hook, mechanism)
             case ops.Grace():

@@ -39,6 +39,10 @@ _INGRESS_QDISC = 0xFFFFFFF1  # TC_H_INGRESS, where both ingress and clsact sit
 _MEMORY_LAYOUT = frozenset({"tx-scatter-gather", "tx-scatter-gather-fraglist", "highdma"})
 
 
+Device = tuple[Link, int, Attributes]
+"""An interface, its IFF_* flags and its attributes."""
+
+
 class Netlink:
     """One open connection to rtnetlink, for the network namespace in which it was made."""
 
@@ -71,11 +75,19 @@ class Netlink:
 
     def links(self) -> tuple[Link, ...]:
         """All interfaces, in the order of their index. `lower` is None where it is in another namespace."""
-        body = _LINK_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _SKIP_STATS
-        found = (_link(message) for message in self.questions.dump("RTM_GETLINK", rtnetlink.GET_LINK, body))
-        return tuple(sorted(found, key=lambda link: link.index))
+        return tuple(link for link, _, _ in self.devices().values())
 
-    def link_message(self, which: int | str) -> tuple[Link, int, Attributes] | None:
+    def devices(self) -> dict[int, Device]:
+        """The same by index, each as `link_message` tells of it.
+
+        Each question about links waits for the kernel's one lock of them, which is held for long where pods come and
+        go: one dump is cheaper than a few questions.
+        """
+        body = _LINK_HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _SKIP_STATS
+        found = map(_device, self.questions.dump("RTM_GETLINK", rtnetlink.GET_LINK, body))
+        return {device[0].index: device for device in sorted(found, key=lambda device: device[0].index)}
+
+    def link_message(self, which: int | str) -> Device | None:
         """One interface by index or by name, with its IFF_* flags and its attributes; None where there is none."""
         index, name = (which, b"") if isinstance(which, int) else (0, attribute(3, which.encode() + b"\0"))
         body = _LINK_HEADER.pack(socket.AF_UNSPEC, 0, index, 0, 0) + name + _SKIP_STATS
@@ -85,7 +97,7 @@ class Netlink:
             if error.errno in (errno.ENODEV, errno.EINVAL):  # EINVAL: index 0, or a name no interface can have
                 return None
             raise
-        return _link(message), _LINK_HEADER.unpack_from(message)[3], attributes(message, 16)
+        return _device(message)
 
     def attach_xdp(self, ifindex: int, program_fd: int | None) -> None:
         """Puts an XDP program on the interface in place of what is there; None takes it away.
@@ -131,8 +143,8 @@ class Netlink:
 
     # Routes and neighbours
 
-    def path_to(self, address: str) -> Path:
-        """How this node would send to an address now.
+    def path_to(self, address: str, devices: Mapping[int, Device] | None = None) -> Path:
+        """How this node would send to an address now. devices: those that were just dumped; None: one is asked for.
 
         A route of another kind than unicast (blackhole, unreachable, prohibit, throw, broadcast) is no route, and so
         is one through a link that is down or has no carrier. The mtu is the route's metric where it has one (path MTU
@@ -146,7 +158,8 @@ class Netlink:
             raise
         kind = _ROUTE_HEADER.unpack_from(message)[7]
         found = attributes(message, _ROUTE_HEADER.size)
-        device = self.link_message(u32(found.get(4)) or 0)
+        index = u32(found.get(4)) or 0
+        device = devices.get(index) if devices is not None else self.link_message(index)
         if kind not in (_UNICAST, _LOCAL) or device is None:
             return Path(address, PathState.NO_ROUTE)
         link, flags, of_link = device
@@ -248,7 +261,7 @@ class Netlink:
     drain = staticmethod(events.drain)
 
 
-def _link(message: bytes) -> Link:
+def _device(message: bytes) -> Device:
     _, arphrd, index, flags, _ = _LINK_HEADER.unpack_from(message)
     found = attributes(message, _LINK_HEADER.size)
     elsewhere = s32(found.get(37))  # IFLA_LINK_NETNSID; -1 while that namespace is being taken down
@@ -257,7 +270,7 @@ def _link(message: bytes) -> Link:
     peer = None
     if kind == "veth" and lower is not None and elsewhere is not None and elsewhere >= 0:
         peer = elsewhere, lower
-    return Link(
+    link = Link(
         index=index,
         name=text(found.get(3)) or "",
         alias=text(found.get(20)),
@@ -270,6 +283,7 @@ def _link(message: bytes) -> Link:
         address=found.get(1, b""),
         peer=peer,
     )
+    return link, flags, found
 
 
 def _nexthop(route: Attributes) -> str | None:

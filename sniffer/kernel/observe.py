@@ -22,7 +22,7 @@ from sniffer.abi.records import (
 )
 from sniffer.errors import KernelError, MachineError
 from sniffer.kernel import bpf, clsact, relay, tcx
-from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.netlink import Device, Netlink
 from sniffer.kernel.pins import Maps, Pins
 from sniffer.plan.facts import Mechanism, Relay
 from sniffer.plan.state import Attachment, State
@@ -72,9 +72,9 @@ def relay_alias(pins: Pins) -> str:
     return f"sniffer relay of {pins.root}"
 
 
-def relay_of(netlink: Netlink, pins: Pins) -> Relay | None:
-    """The relay as it is. MachineError: links of others have its names."""
-    found = relay.observe(netlink, relay_alias(pins))
+def relay_of(netlink: Netlink, pins: Pins, devices: Iterable[Device] | None = None) -> Relay | None:
+    """The relay as it is. MachineError: links of others have its names. devices: see relay.observe."""
+    found = relay.observe(netlink, relay_alias(pins), devices)
     return replace(found[0], faults=found[1]) if found else None
 
 

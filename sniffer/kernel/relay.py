@@ -3,6 +3,7 @@ sniffer-rx as plain frames: with its offloads off, the kernel itself cuts super-
 """
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sniffer.errors import KernelError, MachineError
@@ -10,7 +11,7 @@ from sniffer.kernel.rtnetlink import Attributes, attributes, u32
 from sniffer.plan.facts import Link, Relay
 
 if TYPE_CHECKING:
-    from sniffer.kernel.netlink import Netlink
+    from sniffer.kernel.netlink import Device, Netlink
 
 TX = "sniffer-tx"
 RX = "sniffer-rx"
@@ -21,13 +22,20 @@ _UP, _NOARP, _MULTICAST = 0x1, 0x80, 0x1000  # IFF_*
 _ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
 
 
-def observe(netlink: "Netlink", alias: str | None = None) -> tuple[Relay, tuple[str, ...]] | None:
+def observe(
+    netlink: "Netlink", alias: str | None = None, devices: Iterable["Device"] | None = None
+) -> tuple[Relay, tuple[str, ...]] | None:
     """The pair as it is, and what is not as `create` leaves it, for people; None where there is none.
 
     Ours: a veth pair of these two names whose alias is `alias` (where not given: begins with `sniffer`), or that has
     none yet: we were killed while we made it. MachineError when another link has one of the names.
+    devices: those that were just dumped; None: the two are asked for.
     """
-    tx, rx = (netlink.link_message(name) for name in (TX, RX))
+    if devices is None:
+        tx, rx = (netlink.link_message(name) for name in (TX, RX))
+    else:
+        named = {device[0].name: device for device in devices}
+        tx, rx = named.get(TX), named.get(RX)
     if tx is None and rx is None:
         return None
     if tx is None or rx is None or tx[0].lower != rx[0].index or not all(_ours(end[0], alias) for end in (tx, rx)):

@@ -10,7 +10,11 @@ from collections.abc import Iterator, Mapping
 from sniffer.abi.limits import Direction, Guard, NameKind
 from sniffer.abi.records import Hook
 from sniffer.plan import ops
+from sniffer.plan.facts import Mechanism
 from sniffer.plan.state import State
+
+DETACHED_AT_ONCE = 8
+"""The kernel takes some 15 ms for each, and all of a node's links stand still for that long."""
 
 
 def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Plan:
@@ -23,6 +27,8 @@ def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Pl
         *_written(observed, desired),
         *_hooks(observed, desired, programs),
         *_verdicts(observed, desired),
+        # Nothing is copied there any more, and it takes long: who waits to be mirrored goes first.
+        *_detached(observed, desired, Mechanism.TCX),
         *_cleared(observed, desired),
     )
 
@@ -30,8 +36,16 @@ def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Pl
 def removal(observed: State) -> ops.Plan:
     """The steps to an empty state, hooks first; relay and pins are the caller's."""
     desired = State(relay=observed.relay)
-    hooks = _hooks(observed, desired, {})
+    hooks = *_hooks(observed, desired, {}), *_detached(observed, desired, Mechanism.TCX)
     return (*hooks, *_cleared(observed, desired))
+
+
+def at_once(plan: ops.Plan) -> ops.Plan:
+    """As much of it as one look does, so that nobody waits behind many that go; the rest is planned again."""
+    slow = [
+        n for n, op in enumerate(plan) if isinstance(op, ops.Detach) and op.mechanism == Mechanism.TCX and not op.gone
+    ]
+    return plan[: slow[DETACHED_AT_ONCE]] if len(slow) > DETACHED_AT_ONCE else plan
 
 
 def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
@@ -93,9 +107,7 @@ def _mirrors(observed: State, desired: State) -> Iterator[ops.Op]:
 
 def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
     # Detached before it is forgotten: a clsact filter is found again by its hook.
-    for hook, attachment in observed.attachments.items():
-        if hook not in desired.attachments:
-            yield ops.Detach(hook, attachment.mechanism)
+    yield from _detached(observed, desired, Mechanism.CLSACT)
     for hook in observed.hooks:
         if hook not in desired.hooks:
             yield ops.RemoveHook(hook)
@@ -104,11 +116,17 @@ def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
     for hook, number in desired.hooks.items():
         guard = desired.guards.get(hook, Guard.NONE)
         stamps = hook in desired.stamps
-        found = observed.guards.get(hook, Guard.NONE), hook in observed.stamps
-        if observed.hooks.get(hook) != number or (guard, stamps) != found:
+        is_so = observed.guards.get(hook, Guard.NONE), hook in observed.stamps
+        if observed.hooks.get(hook) != number or (guard, stamps) != is_so:
             yield ops.SetHook(hook, number, guard, stamps)
     for hook in desired.hooks:
         yield from _attach(observed, desired, hook, programs)
+
+
+def _detached(observed: State, desired: State, mechanism: Mechanism) -> Iterator[ops.Op]:
+    for hook, found in observed.attachments.items():
+        if hook not in desired.attachments and found.mechanism == mechanism:
+            yield ops.Detach(hook, mechanism, gone=mechanism == Mechanism.TCX and not found.program)
 
 
 def _attach(observed: State, desired: State, hook: Hook, programs: Mapping[int, str]) -> Iterator[ops.Op]:

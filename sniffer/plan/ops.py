@@ -142,6 +142,8 @@ class Detach:
 
     hook: Hook
     mechanism: Mechanism
+    gone: bool = False
+    """Its interface is: only the pin is left."""
 
 
 @dataclass(frozen=True, slots=True)
