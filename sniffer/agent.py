@@ -178,15 +178,17 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             for source in (stop, events, self._news):
                 selector.register(source, selectors.EVENT_READ)
-            due_s, looked_s = 0.0, 0.0
+            due_s, looked_s, news = 0.0, 0.0, False
             while True:
                 self._turned_s = time.monotonic()
                 if self._source.poll():
-                    due_s = min(due_s, max(time.monotonic(), looked_s + PACE_S))
+                    news, due_s = True, min(due_s, max(time.monotonic(), looked_s + PACE_S))
                 if time.monotonic() >= due_s:
                     self._loop.late_s = time.monotonic() - due_s if looked_s else 0.0
                     looked_s = time.monotonic()
-                    due_s = looked_s + self._reconcile()
+                    if news:
+                        self._answer()
+                    news, due_s = False, looked_s + self._reconcile()
                     self._looked(looked_s)
                 for key, _ in selector.select(max(min(self._source.poll_s, due_s - time.monotonic()), 0)):
                     if key.fileobj is stop:
@@ -233,6 +235,15 @@ class Agent:
     def close(self) -> None:
         """Ends the source's threads; everything stays attached."""
         self._source.close()
+
+    def _answer(self) -> None:
+        """Does what the cluster has told before all else: a look may wait for seconds where pods come and go."""
+        sources, node = self._source.sources(), self._hold.node if self._hold else None
+        if node and self._settled and sources.cluster and sources.complete and self._source.order() is None:
+            try:
+                node.apply(at_once(node.plan(sources, self._name, self._source.fresh(), quick=True), 0))
+            except SnifferError as error:
+                log.debug("%s", error)  # the look that follows tells
 
     def _reconcile(self) -> float:
         """In how many seconds to look again at the latest."""

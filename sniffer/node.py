@@ -22,7 +22,7 @@ from sniffer.kernel.stamps import Stamps
 from sniffer.kernel.storms import Storms, flags_of
 from sniffer.model.identity import Identity
 from sniffer.plan import ops
-from sniffer.plan.binding import Owners, bind
+from sniffer.plan.binding import Key, Owners, bind
 from sniffer.plan.cluster import Binding
 from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_addresses, hold, hold_waiting
 from sniffer.plan.diff import diff
@@ -76,6 +76,9 @@ class Node:
         self._unattached: Mapping[Hook, str] = {}
         self._links: tuple[Link, ...] = ()
         self._attached = Attached(self._programs)
+        self._facts: Facts | None = None
+        self._linked: frozenset[Key] = frozenset()
+        """The network namespaces that were there when the links were read last."""
         self._relay: tuple[int, tuple[Link, ...], Relay | None] | None = None
         """When it was looked at, its links, and what was found."""
         self._storms = Storms()
@@ -120,6 +123,17 @@ class Node:
             renews=renews,
         )
 
+    def _facts_again(self, sources: Sources, renews: bool) -> Facts | None:
+        """What can be told without the kernel's lock of links, which is held for long where pods come and go: where
+        pods are, beside the links of the last look. None: that is not enough.
+        """
+        former = self._facts
+        if former is None or not former.paths.keys() >= set(endpoint_addresses(sources.targets)):
+            return None
+        bindings = self._bindings(sources, former.links, self._linked)
+        now_ns, now = bpf.monotonic_ns(), datetime.now(UTC)
+        return replace(former, bindings=bindings, renews=renews, now_ns=now_ns, time=now)
+
     def _relay_of(self, devices: Iterable[Device], now_ns: int) -> Relay | None:
         """Its offloads are asked for once in a while only."""
         ends = tuple(link for link, _, _ in devices if link.name in RELAY_LINKS)
@@ -127,7 +141,9 @@ class Node:
             self._relay = now_ns, ends, relay_of(self.netlink, self._pins, devices)
         return self._relay[2]
 
-    def _bindings(self, sources: Sources, links: tuple[Link, ...]) -> Mapping[str, Binding]:
+    def _bindings(
+        self, sources: Sources, links: tuple[Link, ...], linked: frozenset[Key] | None = None
+    ) -> Mapping[str, Binding]:
         """Where the pods' traffic passes. Namespaces that are nobody's are looked into only while some pod waits.
 
         The order matters (see plan/binding.py): pods were read before the links, and namespaces are read after them.
@@ -135,11 +151,13 @@ class Node:
         if sources.cluster is None or not sources.complete:
             return {}
         look = functools.partial(self._namespaces.look, self.netlink)
-        found = bind(sources.cluster.pods, look(), links, self._owners)
+        found = bind(sources.cluster.pods, look(), links, self._owners, linked)
         if found.waits:
             owned = found.owners.by_namespace
-            found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners)
+            found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners, linked)
         self._owners = found.owners
+        if linked is None:
+            self._linked = frozenset(found.owners.seen)
         if found.waits:
             # Who is not found at once may never be: what is looked for is looked for ever more rarely.
             self.wait_s = self._waits_s
@@ -151,10 +169,12 @@ class Node:
         self._said = self._namespaces.fault
         return found.bindings
 
-    def plan(self, sources: Sources, node_name: str, renews: bool = True) -> ops.Plan:
-        """The next plan; () when the kernel is as it should be."""
-        facts = replace(self.facts(sources, renews), node=str(node_of(node_name).get("node", "")))
-        observed = self._observed(self._maps, facts) if self._maps else State()
+    def plan(self, sources: Sources, node_name: str, renews: bool = True, *, quick: bool = False) -> ops.Plan:
+        """The next plan; () when the kernel is as it should be. quick: nothing but the sources is new."""
+        again = self._facts_again(sources, renews) if quick else None
+        facts = replace(again or self.facts(sources, renews), node=str(node_of(node_name).get("node", "")))
+        self._facts = facts
+        observed = self._observed(self._maps, facts, again is not None) if self._maps else State()
         facts = replace(facts, flags=self._flags(observed, facts))
         wanted = self._storms.told(self._compiled(sources, facts))
         if not sources.complete:
@@ -178,9 +198,9 @@ class Node:
             self.wait_s = wait_s if self.wait_s is None else min(wait_s, self.wait_s)
         return flags
 
-    def _observed(self, maps: Maps, facts: Facts) -> State:
+    def _observed(self, maps: Maps, facts: Facts, quick: bool) -> State:
         """The kernel tells of a clsact filter that goes, so that is looked at every time."""
-        known = self._attached.known(facts.links, facts.now_ns)
+        known = self._attached.last() if quick else self._attached.known(facts.links, facts.now_ns)
         observed = observe(maps, self._pins, self.netlink, facts.relay, known)
         if known is None and self._mechanism == Mechanism.TCX:
             self._attached.read(observed.attachments, facts.links, facts.now_ns)

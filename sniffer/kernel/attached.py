@@ -51,6 +51,10 @@ class Attached:
             self._links = links
         return dict(self._found)
 
+    def last(self) -> Mapping[Hook, Attachment] | None:
+        """The same, however long ago they were read."""
+        return None if self._found is None else dict(self._found)
+
     def applied(self, plan: Iterable[ops.Op], failed: Iterable[Hook]) -> None:
         """What was done meanwhile; failed: hooks that could not be attached to."""
         if self._found is None:

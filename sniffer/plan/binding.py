@@ -6,6 +6,7 @@ needs more than the address:
 
 - The pods must have been read before the links, and the links before the namespaces. Then whoever is said to have an
   address has its namespace among those looked at, if that lives, and an nsid means the namespace it is said to mean.
+  Links of a former look still mean the namespaces of that look: a veth leads where it leads for as long as it lives.
 - A namespace has one owner for as long as it lives. What its addresses become does not matter any more.
 - A pod has its namespace before its address is known: one that turned up after the pod was first said to have that
   address is not the pod's. A pod whose namespace has gone waits to be told of anew: unready, or with other addresses.
@@ -16,7 +17,7 @@ needs more than the address:
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -97,12 +98,15 @@ def bind(
     namespaces: Sequence[Namespace] | None,
     links: Sequence[Link],
     former: Owners | None = None,
+    linked: Container[Key] | None = None,
 ) -> Bindings:
     """Binds each pod to its namespace and to all host veths whose other end lies there.
 
     namespaces: None where they could not be looked at: whoever is bound keeps the veths that are still there. While one
     that is nobody's has no addresses, nobody is bound anew.
     former: what the last look handed on.
+    linked: the links are those of a former look, at which these namespaces were there; of others nothing is known yet.
+    None: they were just read.
     Reasons for no interfaces: see cluster.REASONS.
     """
     former = former or Owners()
@@ -134,8 +138,10 @@ def bind(
             namespace = by_key[bound[pod.uid]]
             last = former.bindings.get(pod.uid)
             kept = astray.intersection(last.interfaces) if last and last.inode == namespace.inode else frozenset()
-            interfaces = tuple(sorted({*veths.get(namespace.nsid, ()), *kept}))
-            bindings[pod.uid] = Binding(interfaces, None if interfaces else "NoHostVeth", namespace.inode)
+            there = veths.get(namespace.nsid, ()) if linked is None or namespace.key in linked else ()
+            interfaces = tuple(sorted({*there, *kept}))
+            missing = "NoHostVeth" if linked is None else "NotYet"
+            bindings[pod.uid] = Binding(interfaces, None if interfaces else missing, namespace.inode)
         else:
             several = pod.uid in claims and len(claims[pod.uid].rivals & seen.keys()) > 1
             bindings[pod.uid] = Binding((), "Ambiguous" if several else "NotYet")

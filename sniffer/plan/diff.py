@@ -40,12 +40,12 @@ def removal(observed: State) -> ops.Plan:
     return (*hooks, *_cleared(observed, desired))
 
 
-def at_once(plan: ops.Plan) -> ops.Plan:
+def at_once(plan: ops.Plan, most: int = DETACHED_AT_ONCE) -> ops.Plan:
     """As much of it as one look does, so that nobody waits behind many that go; the rest is planned again."""
     slow = [
         n for n, op in enumerate(plan) if isinstance(op, ops.Detach) and op.mechanism == Mechanism.TCX and not op.gone
     ]
-    return plan[: slow[DETACHED_AT_ONCE]] if len(slow) > DETACHED_AT_ONCE else plan
+    return plan[: slow[most]] if len(slow) > most else plan
 
 
 def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
