@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from sniffer.abi.records import Hook
 from sniffer.errors import KernelError, SnifferError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
-from sniffer.kernel.attached import Attached
+from sniffer.kernel.attached import BUSY_S, QUIET_S, Attached
 from sniffer.kernel.netlink import Device, Netlink
 from sniffer.kernel.netns import Namespaces
 from sniffer.kernel.observe import observe, relay_of
@@ -39,8 +40,8 @@ PROBE_S = 1.0
 BINDING_S = 0.2
 """How often a pod's network namespace is looked for at first."""
 BINDING_MAX_S = 5.0
-RELAY_S = 0.9
-"""How long the relay is taken for what it was while its links stay as they are."""
+YOUNG_S = 60.0
+"""A network namespace that has been nobody's for longer than that is not waited for."""
 
 
 class Node:
@@ -79,6 +80,7 @@ class Node:
         self._facts: Facts | None = None
         self._linked: frozenset[Key] = frozenset()
         """The network namespaces that were there when the links were read last."""
+        self._unclaimed: tuple[int, ...] = ()
         self._relay: tuple[int, tuple[Link, ...], Relay | None] | None = None
         """When it was looked at, its links, and what was found."""
         self._storms = Storms()
@@ -114,10 +116,11 @@ class Node:
             lease_ns=self._lease_ns,
             links=links,
             paths=paths,
-            relay=self._relay_of(devices.values(), now_ns),
+            relay=self._relay_of(devices.values(), now_ns, quiet=links == self._links),
             mechanism=self._mechanism,
             programs=self._programs,
             bindings=self._bindings(sources, links),
+            unclaimed=self._unclaimed,
             time=datetime.now(UTC),
             stamps=self._stamps.of(links),
             renews=renews,
@@ -132,12 +135,13 @@ class Node:
             return None
         bindings = self._bindings(sources, former.links, self._linked)
         now_ns, now = bpf.monotonic_ns(), datetime.now(UTC)
-        return replace(former, bindings=bindings, renews=renews, now_ns=now_ns, time=now)
+        return replace(former, bindings=bindings, unclaimed=self._unclaimed, renews=renews, now_ns=now_ns, time=now)
 
-    def _relay_of(self, devices: Iterable[Device], now_ns: int) -> Relay | None:
-        """Its offloads are asked for once in a while only."""
+    def _relay_of(self, devices: Iterable[Device], now_ns: int, *, quiet: bool) -> Relay | None:
+        """Its offloads are asked for once in a while only: see kernel/attached.py."""
         ends = tuple(link for link, _, _ in devices if link.name in RELAY_LINKS)
-        if self._relay is None or self._relay[1] != ends or now_ns - self._relay[0] > RELAY_S * 1e9:
+        good_ns = (QUIET_S if quiet else BUSY_S) * 1e9
+        if self._relay is None or self._relay[1] != ends or now_ns - self._relay[0] > good_ns:
             self._relay = now_ns, ends, relay_of(self.netlink, self._pins, devices)
         return self._relay[2]
 
@@ -158,6 +162,8 @@ class Node:
         self._owners = found.owners
         if linked is None:
             self._linked = frozenset(found.owners.seen)
+        youngest = time.time_ns() - int(YOUNG_S * 1e9)
+        self._unclaimed = tuple(i for (_, born_ns), ours in found.unclaimed.items() if born_ns > youngest for i in ours)
         if found.waits:
             # Who is not found at once may never be: what is looked for is looked for ever more rarely.
             self.wait_s = self._waits_s
@@ -226,7 +232,7 @@ class Node:
 
     def _compiled(self, sources: Sources, facts: Facts) -> Wanted:
         """The same sources on the same node mean the same, until some mirror ends."""
-        seen = (facts.links, facts.paths, facts.bindings)
+        seen = (facts.links, facts.paths, facts.bindings, facts.unclaimed)
         if self._last and self._last[0] is sources and self._last[1] == seen:
             wanted = self._last[2]
             if wanted.until is None or facts.time < wanted.until:

@@ -13,7 +13,7 @@ from sniffer.plan import ops
 from sniffer.plan.facts import Link
 from sniffer.plan.state import Attachment
 
-QUIET_S, BUSY_S = 0.9, 3.0
+QUIET_S, BUSY_S = 0.9, 5.0
 """How long they are taken for true while the interfaces stay as they are, and while they do not."""
 
 

@@ -91,6 +91,8 @@ class Bindings:
     owners: Owners
     waits: bool
     """Some pod with a living sandbox is not bound: look again, with the addresses of all that is nobody's."""
+    unclaimed: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
+    """The host veths of namespaces that are nobody's yet."""
 
 
 def bind(
@@ -145,7 +147,13 @@ def bind(
         else:
             several = pod.uid in claims and len(claims[pod.uid].rivals & seen.keys()) > 1
             bindings[pod.uid] = Binding((), "Ambiguous" if several else "NotYet")
-    return Bindings(bindings, Owners(looks, seen, claims, owned, bindings), any(uid not in bound for uid in waiting))
+    unclaimed = {
+        namespace.key: veths[namespace.nsid]
+        for namespace in free
+        if namespace.key not in owned and namespace.nsid in veths and (linked is None or namespace.key in linked)
+    }
+    owners = Owners(looks, seen, claims, owned, bindings)
+    return Bindings(bindings, owners, any(uid not in bound for uid in waiting), unclaimed)
 
 
 def _claims(pods: Iterable[Pod], former: Mapping[str, Claim], look: int) -> dict[str, Claim]:

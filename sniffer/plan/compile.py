@@ -87,6 +87,8 @@ class _Compilation:
         self._tunnels: dict[str, Tunnel | _RefusedError] = {}
         self._named: set[Hook] = set()
         self._ends: list[datetime] = []
+        self._awaited: set[Direction] = set()
+        """Directions of mirrors of pods that are about to come."""
         self._compiled = 0
         """Characters of filters that libpcap has seen in this look."""
 
@@ -103,7 +105,8 @@ class _Compilation:
         sources = {path.source for path in self._facts.paths.values() if path.source}
         nodes = self._sources.cluster.node_addresses if self._sources.cluster else sources
         outers = outer_keys(self._sources.targets, nodes if guards else ()) if hooks else frozenset()
-        return Wanted(hooks, paths, tuple(verdicts), guards, outers, min(self._ends, default=None))
+        ahead = frozenset(Hook(index, d) for index in self._facts.unclaimed for d in self._awaited) - hooks.keys()
+        return Wanted(hooks, paths, tuple(verdicts), guards, outers, ahead, min(self._ends, default=None))
 
     def _of_named(self) -> dict[Hook, Guard]:
         """Without a cluster nobody knows the other nodes; what an analyzer refuses comes back all the same."""
@@ -132,6 +135,8 @@ class _Compilation:
             selection = selected or self._selector.select(resource) or selection
             if is_named(resource) and self._sources.cluster and not self._sources.cluster.nodes_known:
                 raise _RefusedError("Pending", "NodesUnknown", "the nodes of the cluster have not been listed yet")
+            if selection.waits:
+                self._awaited |= set(hook_directions(resource))
             if selection.fault:
                 raise _RefusedError(selection.fault, selection.reason, selection.message)
             mirror = self._mirror(resource)

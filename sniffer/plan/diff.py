@@ -6,14 +6,15 @@ frame is decided by one version or the other.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from sniffer.abi.limits import Direction, Guard, NameKind
 from sniffer.abi.records import Hook
 from sniffer.plan import ops
-from sniffer.plan.facts import Mechanism
+from sniffer.plan.facts import Mechanism, Relay
 from sniffer.plan.state import State
 
-DETACHED_AT_ONCE = 8
+SLOW_AT_ONCE = 6
 """The kernel takes some 15 ms for each, and all of a node's links stand still for that long."""
 
 
@@ -27,7 +28,8 @@ def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Pl
         *_written(observed, desired),
         *_hooks(observed, desired, programs),
         *_verdicts(observed, desired),
-        # Nothing is copied there any more, and it takes long: who waits to be mirrored goes first.
+        # Nothing is copied there yet, or any more, and it takes long: who waits to be mirrored goes first.
+        *_ahead(observed, desired, programs),
         *_detached(observed, desired, Mechanism.TCX),
         *_cleared(observed, desired),
     )
@@ -40,12 +42,19 @@ def removal(observed: State) -> ops.Plan:
     return (*hooks, *_cleared(observed, desired))
 
 
-def at_once(plan: ops.Plan, most: int = DETACHED_AT_ONCE) -> ops.Plan:
-    """As much of it as one look does, so that nobody waits behind many that go; the rest is planned again."""
-    slow = [
-        n for n, op in enumerate(plan) if isinstance(op, ops.Detach) and op.mechanism == Mechanism.TCX and not op.gone
-    ]
+def at_once(plan: ops.Plan, most: int = SLOW_AT_ONCE) -> ops.Plan:
+    """As much of it as one look does, so that nobody who is to be mirrored waits behind the others for long; what is
+    left is planned again.
+    """
+    slow = [place for place, op in enumerate(plan) if _is_slow(op)]
     return plan[: slow[most]] if len(slow) > most else plan
+
+
+def _is_slow(op: ops.Op) -> bool:
+    match op:
+        case ops.Attach(ahead=True) | ops.Detach(mechanism=Mechanism.TCX, gone=False):
+            return True
+    return False
 
 
 def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
@@ -56,10 +65,14 @@ def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
         yield ops.CreateRelay()
     if relay.ring is not None and (observed.relay is None or observed.relay.ring != relay.ring):
         yield ops.AttachRing(relay.receiver)
-    for hook in (Hook(relay.receiver, Direction.INGRESS), Hook(relay.sender, Direction.EGRESS)):
+    for hook in _relay_hooks(relay):
         yield from _attach(observed, desired, hook, programs)
     if observed.relay_word != desired.relay_word:
         yield ops.SetRelay(desired.relay_word)
+
+
+def _relay_hooks(relay: Relay) -> tuple[Hook, ...]:
+    return Hook(relay.receiver, Direction.INGRESS), Hook(relay.sender, Direction.EGRESS)
 
 
 def _words(observed: State, desired: State) -> Iterator[ops.Op]:
@@ -121,6 +134,13 @@ def _hooks(observed: State, desired: State, programs: Mapping[int, str]) -> Iter
             yield ops.SetHook(hook, number, guard, stamps)
     for hook in desired.hooks:
         yield from _attach(observed, desired, hook, programs)
+
+
+def _ahead(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
+    others = {*desired.hooks, *(_relay_hooks(desired.relay) if desired.relay else ())}
+    for hook in sorted(desired.attachments.keys() - others):
+        for op in _attach(observed, desired, hook, programs):
+            yield replace(op, ahead=True) if isinstance(op, ops.Attach) else op
 
 
 def _detached(observed: State, desired: State, mechanism: Mechanism) -> Iterator[ops.Op]:

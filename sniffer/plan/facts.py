@@ -107,3 +107,5 @@ class Facts:
     """Devices, by ifindex, that stamp what they send with the time of it (IEEE 1588)."""
     renews: bool = True
     """False: the source has been silent for too long, and leases run out."""
+    unclaimed: tuple[int, ...] = ()
+    """Ifindexes of veths of pods that have just come: whose they are is not known yet."""

@@ -14,7 +14,7 @@ from sniffer.abi import limits
 from sniffer.abi.limits import NameKind
 from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, MirrorRecord, NameKey, TunnelRecord
 from sniffer.model.identity import Identity
-from sniffer.plan.facts import Facts
+from sniffer.plan.facts import Facts, Mechanism
 from sniffer.plan.names import identity_of, identity_text, verdict_of, verdict_text
 from sniffer.plan.state import Attachment, Mirror, State, Tunnel, Verdict, Wanted
 
@@ -95,7 +95,10 @@ class Assignment:
     def state(self, wanted: Wanted, node_name: str) -> State:
         """The state that the node should have. node_name: text of the NODE name."""
         hooks = {hook: number for hook, mirrors in wanted.hooks.items() if (number := self._list(mirrors))}
-        attachments = {hook: self._attachment(("tap_ingress", "tap_egress")[hook.direction]) for hook in hooks}
+        # A clsact filter is found again by its hook, and one ahead has none.
+        ahead = wanted.ahead if self._facts.mechanism == Mechanism.TCX else ()
+        taps = (*hooks, *ahead)
+        attachments = {hook: self._attachment(("tap_ingress", "tap_egress")[hook.direction]) for hook in taps}
         facts, observed = self._facts, self._observed
         for verdict in wanted.verdicts:
             self._counters.keep(identity_text(verdict.identity))

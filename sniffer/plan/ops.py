@@ -134,6 +134,8 @@ class Attach:
     hook: Hook
     mechanism: Mechanism
     program: str
+    ahead: bool = False
+    """Nothing is mirrored there yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Selection:
     """Why it is not all that could be meant."""
     fault: str | None = None
     """Rejected or Pending: none of it can be mirrored."""
+    waits: bool = False
+    """Some pod's interface is not known yet."""
 
 
 def hook_directions(mirror: Mirror) -> tuple[Direction, ...]:
@@ -124,7 +126,7 @@ class Selector:
         reason = next((name for name in REASONS if name in unbound), None)
         message = "; ".join(_unbound(unbound[name], REASONS[name]) for name in REASONS if name in unbound) or None
         fault = "Pending" if unbound and not bound else None
-        return Selection(_by_name(links), len(pods), bound, reason, message, fault)
+        return Selection(_by_name(links), len(pods), bound, reason, message, fault, "NotYet" in unbound)
 
     def _named(self, items: tuple[str, ...]) -> Selection:
         """Ethernet interfaces only."""

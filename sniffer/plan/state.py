@@ -69,6 +69,8 @@ class Wanted:
     """Of hooks where copies pass that have no mark and header of ours."""
     outers: frozenset[OuterKey] = frozenset()
     """What those look like; empty where no hook is guarded."""
+    ahead: frozenset[Hook] = frozenset()
+    """Where a program is attached before it is known whether anything is mirrored there: that takes the kernel long."""
     until: datetime | None = None
     """When the next mirror ends: what time alone changes."""
 

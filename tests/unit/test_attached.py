@@ -8,7 +8,7 @@ from sniffer.abi.limits import Direction
 from sniffer.abi.records import Hook
 from sniffer.kernel.attached import BUSY_S, QUIET_S, Attached
 from sniffer.plan import diff, ops
-from sniffer.plan.facts import Link, Mechanism
+from sniffer.plan.facts import Link, Mechanism, Relay
 from sniffer.plan.state import Attachment, State
 
 PROGRAMS = {"tap_ingress": 11, "tap_egress": 12}
@@ -28,6 +28,8 @@ def tcx(program: int) -> Attachment:
 
 
 LINKS = link(7), link(8)
+RELAY = Relay(90, 91)
+ENDS = {Hook(90, Direction.EGRESS): tcx(12), Hook(91, Direction.INGRESS): tcx(12)}
 
 
 @pytest.fixture
@@ -76,16 +78,20 @@ def test_what_did_not_come_to_be_is_read(attached: Attached, plan: ops.Plan) -> 
 def test_who_comes_is_attached_before_who_goes_is_detached() -> None:
     """And what goes is not copied while its program is still there."""
     going = {hook(number): tcx(11) for number in range(1, 30)} | {hook(99): tcx(0)}
-    observed = State(hooks=dict.fromkeys(going, 1), attachments=going)
-    desired = State(hooks={hook(50): 1}, attachments={hook(50): tcx(11)})
+    observed = State(hooks=dict.fromkeys(going, 1), attachments=going, relay=RELAY)
+    desired = State(hooks={hook(50): 1}, attachments={hook(60): tcx(11), hook(50): tcx(11), **ENDS}, relay=RELAY)
     removal = diff.removal(observed)
     assert [type(op) for op in removal[:30]] == [ops.RemoveHook] * 30
-    plan = (*diff._hooks(observed, desired, {11: "tap_ingress"}), *diff._detached(observed, desired, Mechanism.TCX))
-    assert plan.index(ops.Attach(hook(50), Mechanism.TCX, "tap_ingress")) < plan.index(
-        ops.Detach(hook(1), Mechanism.TCX)
-    )
+    plan = diff.diff(observed, desired, {11: "tap_ingress", 12: "encap"})
+    taps = [op for op in plan if isinstance(op, ops.Attach) and op.program == "tap_ingress"]
+    assert taps == [
+        ops.Attach(hook(50), Mechanism.TCX, "tap_ingress"),
+        ops.Attach(hook(60), Mechanism.TCX, "tap_ingress", ahead=True),
+    ]
+    assert plan.index(taps[1]) < plan.index(ops.Detach(hook(1), Mechanism.TCX))
     assert ops.Detach(hook(99), Mechanism.TCX, gone=True) in plan
     now = diff.at_once(plan)
-    assert sum(isinstance(op, ops.Detach) for op in now) == diff.DETACHED_AT_ONCE
+    assert sum(isinstance(op, ops.Detach) for op in now) == diff.SLOW_AT_ONCE - 1
+    assert diff.at_once(plan, 0) == plan[: plan.index(taps[1])]
     assert plan[: len(now)] == now
     assert diff.at_once(now) == now

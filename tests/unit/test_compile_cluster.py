@@ -157,6 +157,17 @@ def test_a_pod_that_is_not_bound_yet() -> None:
     assert not wanted.hooks
 
 
+def test_a_veth_that_may_be_that_of_a_pod_that_is_not_bound_yet() -> None:
+    """In the directions of mirrors that are in force and wait for it; nothing is mirrored there."""
+    one = mirror(podSelector={"matchLabels": {"app": "web"}}, direction="Ingress")
+    others = mirror("db", podSelector={"matchLabels": {"app": "db"}}), mirror("off", suspend=True)
+    some = replace(facts({"uid-21": BINDINGS["uid-21"]}), unclaimed=(20, 22))
+    wanted = compile_sources(sources(target(), one, *others), some)
+    assert {hook.ifindex for hook in wanted.hooks} == {21}
+    assert wanted.ahead == {Hook(20, Direction.EGRESS), Hook(22, Direction.EGRESS)}
+    assert not compile_sources(sources(target(), *others), some).ahead
+
+
 def test_a_mirror_without_pods_here_is_of_no_concern() -> None:
     """Its filters are not even compiled, and it takes no room in the maps: the controller tells of it."""
     nobody = {"matchLabels": {"app": "nobody"}}

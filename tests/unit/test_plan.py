@@ -114,12 +114,14 @@ def wishes(draw: st.DrawFn) -> Wanted:
     states = st.sampled_from(["Programmed", "Degraded"])
     outers = draw(st.frozensets(st.sampled_from(OUTERS)))
     named = {name for row in hooks.values() for name in row} | set(draw(st.lists(st.sampled_from(MIRRORS))))
+    ahead = draw(st.frozensets(HOOKS, max_size=2)) - hooks.keys()
     return Wanted(
         placed,
         {record: draw(words) for record in sorted(used, key=repr)},
         tuple(Verdict(identity(name), draw(states)) for name in sorted(named)),
         draw(st.dictionaries(st.sampled_from(sorted(placed)), GUARDS)) if placed else {},
         outers,
+        ahead=ahead,
     )
 
 
@@ -199,7 +201,8 @@ def is_whole(machine: Machine, wish: Wanted) -> None:
     assert {key.id for key in state.names if key.kind == NameKind.TUNNEL} == set(state.tunnels)
     assert state.relay_word == state.relay.sender
     programs = machine.programs()
-    taps = {hook: programs[("tap_ingress", "tap_egress")[hook.direction]] for hook in wish.hooks}
+    ahead = wish.ahead if machine.mechanism == Mechanism.TCX else ()
+    taps = {hook: programs[("tap_ingress", "tap_egress")[hook.direction]] for hook in (*wish.hooks, *ahead)}
     ends = {
         Hook(state.relay.sender, Direction.EGRESS): programs["encap"],
         Hook(state.relay.receiver, Direction.INGRESS): programs["encap_frame"],
