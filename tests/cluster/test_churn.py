@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -36,8 +37,11 @@ ADDRESSES = 48
 SHORTEST = 100
 """Bytes of an echo request's payload."""
 AIM_S, BOUND_S = 1.0, 5.0
-"""From Running to the first copy, at the 99th percentile: on a quiet machine, and on any. Here one kernel, on which
-network namespaces are made and unmade one at a time, has the pods of two nodes."""
+"""From Running to the first copy, at the 99th percentile: where this runs alone, and beside others. Here one kernel, on
+which network namespaces and links are made and unmade one at a time, has the pods of two nodes, and all that other
+tests make."""
+ALONE = 0.5
+"""An idle cluster of two nodes takes less of a machine's processors; more, before or after, and others are at work."""
 LABEL_S = 3.0
 """From the API server's answer to a change of labels until it is in force, at most, on any machine."""
 SETTLE_S = 5.0
@@ -166,6 +170,19 @@ def memory_mb(cluster: Cluster, node: Node) -> float:
     return int(text.split()[1]) / 1024
 
 
+def busy(seconds: float) -> float:
+    """The share of the machine's processors that is in use meanwhile."""
+
+    def spent() -> tuple[int, int]:
+        user, nice, system, idle, iowait, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        return user + nice + system + sum(others), idle + iowait
+
+    before = spent()
+    time.sleep(seconds)
+    used, free = (now - then for now, then in zip(spent(), before, strict=True))
+    return used / (used + free)
+
+
 @dataclass(slots=True)
 class Churn:
     """Batches of pods, and what the analyzer's host saw of them."""
@@ -264,7 +281,7 @@ def test_pods_come_and_go(installed: Cluster, capsys: pytest.CaptureFixture[str]
         ready(installed, "TrafficMirror", "churn", namespace)
         for pod in warm:
             pod.delete()
-        time.sleep(LABEL_S)
+        others = busy(LABEL_S)
         before, memory_before = [footprint(installed, node) for node in nodes], [memory_mb(installed, n) for n in nodes]
         began = time.monotonic()
         with installed.analyzer.capture() as analyzer:
@@ -273,6 +290,8 @@ def test_pods_come_and_go(installed: Cluster, capsys: pytest.CaptureFixture[str]
                 for start in range(0, PODS, 2 * PER_NODE):
                     churn.batch(range(start, min(start + 2 * PER_NODE, PODS)))
         took = time.monotonic() - began
+        others = max(others, busy(1))
+        aim_s = AIM_S if others < ALONE else BOUND_S
         ones = list(churn.ones.values())
         assert all(one.sent for one in ones), "a pod has sent nothing"
         delays = [one.delay for one in ones if one.selected]
@@ -285,11 +304,12 @@ def test_pods_come_and_go(installed: Cluster, capsys: pytest.CaptureFixture[str]
             print(
                 f"\n{len(ones)} pods in {took:.0f} s, {reused(ones)} addresses of selected pods used again by others; "
                 f"from Running to the first copy {statistics.median(delays):.2f} s (median), {p99:.2f} s (99th "
-                f"percentile, aim {AIM_S:.0f} s), {max(delays):.2f} s at most; from a label "
+                f"percentile; bound {aim_s:.0f} s, as the machine is {others:.0%} busy without us), at most "
+                f"{max(delays):.2f} s; from a label "
                 f"{statistics.median(changes):.2f} s, at most {max(changes):.2f} s; agents {' and '.join(memory)} MB"
             )
         for one in ones:
             assert_right(one)
-        assert p99 < BOUND_S
+        assert p99 < aim_s
         assert reused(ones) > len(ones) // 16
         installed.wait(lambda: [footprint(installed, node) for node in nodes] == before, 15, f"nothing left: {before}")
