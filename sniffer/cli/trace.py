@@ -108,6 +108,9 @@ def _program(btf: Btf, has_reasons: bool) -> str:
         "OFFSET_MARK": btf.offset("sk_buff", "mark"),
         "OFFSET_DEV": btf.offset("sk_buff", "dev"),
         "OFFSET_IFINDEX": btf.offset("net_device", "ifindex"),
+        "OFFSET_NET": btf.offset("net_device", "nd_net"),
+        "OFFSET_NETNS": btf.offset("net", "ns") + btf.offset("ns_common", "inum"),
+        "NETNS": Path("/proc/self/ns/net").stat().st_ino,
         "HAS_REASONS": int(has_reasons),
     }
     return "".join(f"#define {name} {value}\n" for name, value in numbers.items()) + _PROGRAM.read_text()

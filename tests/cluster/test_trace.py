@@ -44,7 +44,9 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with private_network():
         run("ip", "link", "set", "lo", "up")
         with node() as made, Agent(directory) as agent:
-            agent.write(target("ana", made.analyzer_address), mirror("all", [made.pod_device], ["ana"]))
+            agent.write(
+                target("ana", made.analyzer_address), mirror("all", [made.pod_device], ["ana"], filter="udp port 9")
+            )
             agent.programmed()
             yield made
 
@@ -83,8 +85,11 @@ def test_a_queue_that_takes_nothing(root: Path, bed: Node) -> None:
     run("tc", "qdisc", "replace", "dev", bed.uplink, "root", "pfifo", "limit", 0)
     try:
         tracing = start(root)
+        with private_network():
+            elsewhere = start(root)
         send(bed)
         status, losses = ended(tracing)
+        assert ended(elsewhere) == (0, []), "the losses of another node, on this very kernel"
     finally:
         run("tc", "qdisc", "delete", "dev", bed.uplink, "root")
     assert status == 1
