@@ -30,9 +30,9 @@ class Api:
 
     def __init__(self, host: str, port: int, authority: Path, credentials: Credentials) -> None:
         self.host, self.port = host, port
-        self._tls = ssl.create_default_context(cafile=str(authority))
-        self._tls.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 in a pod does
-        self._tls.load_cert_chain(credentials.certificate, credentials.key)
+        self.tls = ssl.create_default_context(cafile=str(authority))
+        self.tls.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 in a pod does
+        self.tls.load_cert_chain(credentials.certificate, credentials.key)
         self._local = threading.local()
         self._resources: dict[str, tuple[str, bool]] = {}
 
@@ -101,7 +101,7 @@ class Api:
     def _connection(self, timeout: float) -> http.client.HTTPSConnection:
         connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = http.client.HTTPSConnection(self.host, self.port, context=self._tls, timeout=timeout)
+            connection = http.client.HTTPSConnection(self.host, self.port, context=self.tls, timeout=timeout)
             self._local.connection = connection
         connection.timeout = timeout
         if connection.sock is not None:

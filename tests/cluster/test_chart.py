@@ -1,5 +1,6 @@
 """The chart, by both Helms, against an API server of its own without nodes: nothing runs, everything is admitted."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,12 +20,16 @@ from tests.cluster.api import Api, Document
 from tests.cluster.chart import CHART, rendered
 from tests.cluster.configs import SERVICE_NETWORK
 from tests.cluster.control import PORT, ControlPlane
+from tests.cluster.flood import flood
 from tests.cluster.host import GATEWAY, make_bridge
 from tests.cluster.test_values import VALUES, full, template
 from tests.topology import wait_until
 
 SNIFFER = str(Path(sys.executable).with_name("sniffer"))
 HELMS = ("helm3", "helm4")
+ANSWERED_S = 3.0
+AT_A_TIME = ["--max-requests-inflight=40", "--max-mutating-requests-inflight=20"]
+"""Few enough requests for a test to have them all."""
 DEFINITIONS = {"clustertrafficmirrors", "mirrortargets", "sniffernodes", "trafficmirrors"}
 
 
@@ -72,6 +77,7 @@ def server(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         make_bridge()
         control = ControlPlane(home, binaries)
+        control.api.line += AT_A_TIME
         kubeconfig = control.kubeconfig("admin", "admin", ["system:masters"])
         try:
             control.start_etcd()
@@ -310,7 +316,9 @@ def test_a_cluster_that_lacks_something(binaries: Path, served: list[str], words
 
 
 def test_agents_have_a_priority_level_of_their_own(server: Server) -> None:
-    """By what the API server says of each request: theirs and the controller's, nobody else's."""
+    """By what the API server says of each request: theirs and the controller's, nobody else's. They are answered while
+    a tenant's requests have taken all there is for service accounts, and another account's wait.
+    """
     server.namespace("level")
     try:
         server.helm("helm4", "install", "sniffer", CHART, "--namespace", "level")
@@ -323,9 +331,16 @@ def test_agents_have_a_priority_level_of_their_own(server: Server) -> None:
         ):
             uids[kind, name] = server.api.ask("GET", server.api.path(kind, name))["metadata"]["uid"]
 
+        def answer(account: str) -> int:
+            """0: none."""
+            user = f"system:serviceaccount:level:{account}", ["system:serviceaccounts", "system:authenticated"]
+            mirrors = "/apis/sniffer.dev/v1alpha1/trafficmirrors"
+            with contextlib.suppress(ConnectionError):
+                return server.api.request("GET", mirrors, as_user=user, timeout=ANSWERED_S)[0]
+            return 0
+
         def flow(account: str) -> tuple[str, str]:
-            user = f"system:serviceaccount:level:{account}"
-            server.api.request("GET", "/apis/sniffer.dev/v1alpha1/trafficmirrors", as_user=user)
+            answer(account)
             said = server.api.headers
             return said["X-Kubernetes-PF-FlowSchema-UID"], said["X-Kubernetes-PF-PriorityLevel-UID"]
 
@@ -334,6 +349,10 @@ def test_agents_have_a_priority_level_of_their_own(server: Server) -> None:
             wanted = uids["FlowSchema", f"sniffer-{account}"], level
             wait_until(lambda a=account, w=wanted: flow(f"sniffer-{a}") == w, 20, what=f"{account}'s level")
         assert flow("x")[1] != level
+        with flood(server.api, "level", "tenant", 150):
+            wait_until(lambda: answer("x") in {0, 429}, 20, what="a flood")
+            assert [answer(f"sniffer-{account}") for account in ("agent", "controller")] == [200, 200]
+        wait_until(lambda: answer("x") == 403, 20, what="the flood's end")
         limited = server.api.ask("GET", server.api.path("PriorityLevelConfiguration", "sniffer"))["spec"]["limited"]
         assert (limited["nominalConcurrencyShares"], limited["limitResponse"]["type"]) == (20, "Queue")
     finally:
