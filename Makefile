@@ -49,12 +49,16 @@ test-unit: build ## the tests that need neither root nor a kernel
 	@$(BIN)/python -m pytest tests/unit $(TESTS)
 
 .PHONY: test-kernel
-test-kernel: root build ## a reduced suite on another kernel, in QEMU: KERNEL=5.10, 6.1 or 6.12 (docs/kernels.md)
+test-kernel: root build kernels ## a reduced suite on another kernel, in QEMU: KERNEL=5.10, 6.1, 6.12 or newest (docs/kernels.md)
 	@tests/kernels/run $(KERNEL) $(TESTS)
 
 .PHONY: cluster
 cluster: root build cluster-tools ## a shell in a running cluster of two nodes with sniffer installed (root)
 	@$(ISOLATED) $(BIN)/python -m tests.cluster.shell
+
+.PHONY: kernels
+kernels: root
+	@scripts/packages packages.apt kernels
 
 .PHONY: analyzers
 analyzers: root
