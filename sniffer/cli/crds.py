@@ -21,7 +21,8 @@ def crds(directory: Path | None, as_json: bool) -> None:
             try:
                 path.write_text(as_yaml(one))
             except OSError as error:
-                raise InputError(f"--directory: given {path}, allowed where files can be written: {error}") from error
+                words = f"allowed a directory where files can be written ({error.strerror})"
+                raise InputError(f"--directory: given {directory}, {words}") from error
     elif as_json:
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": definitions}, indent=2))
     else:

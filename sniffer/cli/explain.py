@@ -17,7 +17,7 @@ from sniffer.kernel.trial import FRAME_LENGTHS, Trial
 from sniffer.model.manifest import FILE_LENGTH, read
 from sniffer.model.mirror import MirrorSpec
 from sniffer.model.problem import printable
-from sniffer.model.resources import ClusterTrafficMirror
+from sniffer.model.resources import Mirror
 from sniffer.pcap import frames, listing
 from sniffer.plan.checks import excerpt, filter_problems
 from sniffer.plan.cost import instruction_count, longest_path, parts
@@ -103,19 +103,20 @@ def _of_file(path: Path) -> list[_Explained]:
     problems = [*source.problems, *(problem for resource in source.resources for problem in filter_problems(resource))]
     if problems:
         raise InputError("\n".join(map(str, problems)))
-    mirrors = [item.value for item in source.resources if isinstance(item.value, ClusterTrafficMirror)]
+    mirrors = [item.value for item in source.resources if isinstance(item.value, Mirror)]
     if not mirrors:
-        raise InputError(f"{shown}: given no mirror, allowed at least one ClusterTrafficMirror")
+        raise InputError(f"{shown}: given no mirror, allowed a TrafficMirror or ClusterTrafficMirror, or several")
     return [_of_mirror(mirror) for mirror in mirrors]
 
 
-def _of_mirror(mirror: ClusterTrafficMirror) -> _Explained:
-    spec = mirror.spec
+def _of_mirror(mirror: Mirror) -> _Explained:
+    spec, who = mirror.spec, mirror.identity
+    name = who.name if who.namespace is None else f"{who.namespace}/{who.name}"
     if spec.rules is None:
         texts: tuple[str, ...] = (f"Mirror {spec.filter or 'every frame'}",)
     else:
         texts = tuple(f"{rule.action} {rule.filter or 'every frame'}" for rule in spec.rules)
-    return _Explained(mirror.identity.name, texts, program(spec.filter, spec.rules), limits=limits.words(_limits(spec)))
+    return _Explained(name, texts, program(spec.filter, spec.rules), limits=limits.words(_limits(spec)))
 
 
 def _limits(spec: MirrorSpec) -> dict[str, Any]:
@@ -214,6 +215,8 @@ def _cost(subject: _Explained) -> str:
         words = "0 instructions: no program is run"
     elif longest is None:
         words = f"{count} instructions, in a loop"
+    elif count == 1:
+        words = "1 instruction"
     else:
         words = f"{count} instructions, at most {longest} of them for one frame"
     if subject.nanoseconds is None:

@@ -155,6 +155,15 @@ def test_wrong_manifests(tmp_path: Path) -> None:
     assert "given no mirror" in refused(2, "-f", manifest)
 
 
+def test_mirrors_of_both_kinds(tmp_path: Path) -> None:
+    manifest = tmp_path / "mirrors.yaml"
+    pods = {"podSelector": {}, "filter": "tcp", "targetRefs": [{"name": "ana"}]}
+    of_pods = mirror("web", filter="tcp") | {"kind": "TrafficMirror", "spec": pods}
+    of_pods["metadata"] = {"name": "web", "namespace": "shop"}
+    manifest.write_text(yaml.safe_dump_all([mirror("arp", filter="arp"), of_pods]))
+    assert [row["name"] for row in explained("-f", manifest)] == ["arp", "shop/web"]
+
+
 def test_time_is_taken_of_each_program(tmp_path: Path) -> None:
     manifest = tmp_path / "mirrors.yaml"
     ports = " or ".join(f"port {number}" for number in range(20, 60, 2))
