@@ -79,7 +79,7 @@ class Node:
         self._attached = Attached(self._programs)
         self._facts: Facts | None = None
         self._linked: frozenset[Key] = frozenset()
-        """The network namespaces that were there when the links were read last."""
+        """The network namespaces that were there before the links were read last, and after."""
         self._unclaimed: tuple[int, ...] = ()
         self._relay: tuple[int, tuple[Link, ...], Relay | None] | None = None
         """When it was looked at, its links, and what was found."""
@@ -154,6 +154,7 @@ class Node:
         """
         if sources.cluster is None or not sources.complete:
             return {}
+        before = self._owners.seen.keys() if self._owners else frozenset()
         look = functools.partial(self._namespaces.look, self.netlink)
         found = bind(sources.cluster.pods, look(), links, self._owners, linked)
         if found.waits:
@@ -161,7 +162,7 @@ class Node:
             found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners, linked)
         self._owners = found.owners
         if linked is None:
-            self._linked = frozenset(found.owners.seen)
+            self._linked = frozenset(before & found.owners.seen.keys())
         youngest = time.time_ns() - int(YOUNG_S * 1e9)
         self._unclaimed = tuple(i for (_, born_ns), ours in found.unclaimed.items() if born_ns > youngest for i in ours)
         if found.waits:

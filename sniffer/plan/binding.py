@@ -6,7 +6,8 @@ needs more than the address:
 
 - The pods must have been read before the links, and the links before the namespaces. Then whoever is said to have an
   address has its namespace among those looked at, if that lives, and an nsid means the namespace it is said to mean.
-  Links of a former look still mean the namespaces of that look: a veth leads where it leads for as long as it lives.
+  Links of a former look still mean the namespaces that were seen before and after they were read: a veth leads where it
+  leads for as long as it lives.
 - A namespace has one owner for as long as it lives. What its addresses become does not matter any more.
 - A pod has its namespace before its address is known: one that turned up after the pod was first said to have that
   address is not the pod's. A pod whose namespace has gone waits to be told of anew: unready, or with other addresses.
@@ -107,8 +108,8 @@ def bind(
     namespaces: None where they could not be looked at: whoever is bound keeps the veths that are still there. While one
     that is nobody's has no addresses, nobody is bound anew.
     former: what the last look handed on.
-    linked: the links are those of a former look, at which these namespaces were there; of others nothing is known yet.
-    None: they were just read.
+    linked: the links are those of a former look, and these namespaces were there before and after they were read; of
+    others nothing is known yet. None: they were just read.
     Reasons for no interfaces: see cluster.REASONS.
     """
     former = former or Owners()

@@ -14,8 +14,8 @@ from sniffer.plan import ops
 from sniffer.plan.facts import Mechanism, Relay
 from sniffer.plan.state import State
 
-SLOW_AT_ONCE = 6
-"""The kernel takes some 15 ms for each, and all of a node's links stand still for that long."""
+SLOW_AT_ONCE = 2
+"""The kernel takes some 15 ms for each where nobody else changes links, and far longer where pods come and go."""
 
 
 def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Plan:
