@@ -311,7 +311,8 @@ def read_object(path: Path, digest: str | None) -> tuple[bytes, str]:
 def _refused(function: str, number: int, path: Path) -> KernelError:
     """The error of an object that libbpf or the verifier refuses. Its note is the whole log."""
     log = take_messages()
-    lines = [line for line in log.splitlines() if line.strip()]
+    # Of every map that it takes back it says so.
+    lines = [line for line in log.splitlines() if line.strip() and "unpinned map" not in line]
     error = KernelError(f"{function} of {path.name}", number, "\n".join(lines[-_LOG_LINES:]))
     error.add_note(log)
     return error

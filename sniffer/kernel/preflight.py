@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sniffer import pcap
 from sniffer.errors import KernelError, MachineError, SnifferError
-from sniffer.kernel import bpf, capabilities, cni, programs, relay, tcx
+from sniffer.kernel import bpf, capabilities, cni, programs, relay, tcx, uname
 from sniffer.kernel.look import look_at
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.pins import Pins, holder_words, is_held
@@ -61,13 +61,8 @@ def examine(pin_root: Path) -> Findings:
                 yield Finding(name, Result.WARN, f"not known: {error}", fix)
 
 
-def _version() -> tuple[floors.Version, bool]:
-    uname, signature = os.uname(), Path("/proc/version_signature")
-    return floors.version_of(uname.release, uname.version, signature.read_text() if signature.exists() else "")
-
-
 def _kernel() -> Findings:
-    judgement = floors.judge(*_version())
+    judgement = floors.judge(*uname.version())
     fix = (
         "" if judgement.result == "ok" else "install the newest kernel of your distribution's 6.1, 6.12 or later series"
     )
@@ -161,7 +156,7 @@ def _btf() -> Findings:
 
 
 def _memlock() -> Findings:
-    version, _ = _version()
+    version, _ = uname.version()
     if version >= _MEMLOCK_CHARGED_BEFORE:
         yield Finding("memlock", Result.OK, "maps are not counted as locked memory since 5.11")
         return
@@ -290,7 +285,7 @@ def _rivals(netlink: Netlink, pins: Pins) -> Findings:
 
 
 def _gro_list(netlink: Netlink) -> Findings:
-    version, _ = _version()
+    version, _ = uname.version()
     if version[:2] != (5, 10):
         yield Finding("rx-gro-list", Result.OK, "matters on 5.10 only")
         return

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sniffer.errors import KernelError, MachineError
-from sniffer.kernel import bpf, capabilities
+from sniffer.kernel import bpf, capabilities, uname
 from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, RING, Pins
+from sniffer.stats import floors
 
 OBJECT_VARIABLE = "SNIFFER_OBJECT"
 
@@ -79,10 +80,15 @@ def open_object(pin_maps: Path | None = None, autoload: Mapping[str, bool] | Non
 
 
 def refusal(error: KernelError) -> MachineError:
-    """Why the object could not be loaded, for people: the verifier's words are of no use to who lacks a capability."""
+    """Why the object could not be loaded, for people: the verifier's words are of no use to who lacks a capability, or
+    has an old kernel.
+    """
     lacking = capabilities.missing()
     if lacking:
         return MachineError(f"loading BPF programs is not allowed: {', '.join(lacking)} missing", "run as root")
+    kernel = floors.judge(*uname.version())
+    if kernel.result == "fail":
+        return MachineError(f"this kernel does not take the BPF programs: {kernel.text}", "use a later one")
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if error.errno == errno.EPERM and limit != resource.RLIM_INFINITY:  # libbpf has tried to lift it
         text = f"only {limit} bytes may be locked in memory, which kernels before 5.11 count maps as"

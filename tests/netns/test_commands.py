@@ -370,6 +370,22 @@ def test_a_pin_root_that_is_no_bpffs(bed: Node, tmp_path: Path) -> None:
     assert not (tmp_path / "pins").exists()
 
 
+def test_programs_that_the_kernel_refuses(bed: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper that it does not know, as before 5.10 they would be: in few words, and nothing is there afterwards."""
+    clone, unknown = (b"\x85\0\0\0" + number.to_bytes(4, "little") for number in (13, 9999))
+    content = object_path().read_bytes()
+    assert clone in content
+    other = with_digest(tmp_path / "other.bpf.o", content.replace(clone, unknown))
+    monkeypatch.setenv("SNIFFER_OBJECT", str(other))
+    before = surfaces()
+    refused = sniffer("agent", "--manifests", tmp_path, check=False)
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("sniffer: the kernel refuses the BPF object: ")
+    assert refused.stderr.endswith("; see `sniffer doctor`\n")
+    assert "unpinned" not in refused.stderr
+    assert surfaces() == before
+
+
 def test_a_pin_root_that_is_a_file(bed: Node, tmp_path: Path) -> None:
     path = Path("/sys/fs/bpf/a-map")
     run("bpftool", "map", "create", path, *["type", "array", "key", "4", "value", "4", "entries", "1", "name", "a"])

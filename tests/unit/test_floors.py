@@ -1,7 +1,11 @@
 """Kernel versions as distributions write them, and what is said of them (floors of known bugs)."""
 
+import errno
+
 import pytest
 
+from sniffer.errors import KernelError
+from sniffer.kernel import capabilities, programs, uname
 from sniffer.stats.floors import Version, judge, version_of
 
 
@@ -56,3 +60,20 @@ def test_floors(version: Version, result: str) -> None:
 def test_a_refusal_names_the_floor() -> None:
     assert judge((6, 1, 1), True).text == "6.1.1 has bugs that hurt production traffic, 6.1.55 is the least"
     assert "6.1.170" in judge((6, 1, 100), True).text
+
+
+@pytest.mark.parametrize(
+    ("version", "lacking", "words"),
+    [
+        ((4, 19, 0), (), "this kernel does not take the BPF programs: 4.19.0 is older than 5.10; use a later one"),
+        ((4, 19, 0), ("CAP_BPF",), "loading BPF programs is not allowed: CAP_BPF missing; run as root"),
+        ((6, 18, 44), (), "the kernel refuses the BPF object: load: EINVAL: words; see `sniffer doctor`"),
+    ],
+)
+def test_what_is_said_of_programs_that_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, version: Version, lacking: tuple[str, ...], words: str
+) -> None:
+    """One sentence, of what is nearest to be mended."""
+    monkeypatch.setattr(uname, "version", lambda: (version, True))
+    monkeypatch.setattr(capabilities, "missing", lambda: lacking)
+    assert str(programs.refusal(KernelError("load", errno.EINVAL, "words"))) == words
