@@ -10,6 +10,8 @@ from sniffer.model.target import ENDPOINTS_LENGTH
 from sniffer.plan import rules
 from sniffer.plan.cluster import Cluster, Policy
 
+_EXCEPTION = "allowed only by the chart's allowedTargetCIDRs"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -91,14 +93,14 @@ def target_refusal(target: MirrorTarget, policy: Policy) -> Refusal | None:
     for number, endpoint in enumerate(target.spec.endpoints):
         what = policy.objection(endpoint.address) if endpoint.address else None
         if what:
-            message = f"{endpoint.address} is {what}; allowed only by allowedTargetCIDRs"
+            message = f"{endpoint.address} is {what}; {_EXCEPTION}"
             return Refusal("EndpointRefused", f"spec.endpoints[{number}].address: {message}")
     for resolved in target.status.endpoints:
         for address in resolved.addresses:
             what = policy.objection(address)
             if what:
                 place = f"Service {resolved.service.namespace}/{resolved.service.name}"
-                return Refusal("EndpointRefused", f"{place}: {address} is {what}; allowed only by allowedTargetCIDRs")
+                return Refusal("EndpointRefused", f"{place}: {address} is {what}; {_EXCEPTION}")
     return None
 
 

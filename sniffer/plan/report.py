@@ -59,8 +59,9 @@ def _words(status: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _in_words(row: Mapping[str, Any]) -> str:
     reason, message = (row.get(name) for name in ("reason", "message"))
-    state = f"{row['state']} of {row.get('pods', 0)} pods"
-    return printable(": ".join(part for part in (state, reason, message) if part), MESSAGE_LENGTH)
+    pods = row.get("pods", 0)
+    count = f" of {pods} pod{'' if pods == 1 else 's'}" if pods else ""
+    return printable(": ".join(part for part in (row["state"] + count, reason, message) if part), MESSAGE_LENGTH)
 
 
 def _concerns(verdict: Verdict, mirror: Mirror) -> bool:

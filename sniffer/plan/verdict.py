@@ -41,7 +41,11 @@ def of_mirror(
         return accepted, _not("Programmed", stop), _not("Ready", stop)
     if not tally.nodes:
         by_node = isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces is not None
-        nothing = Refusal("NoNodes", "no node is selected") if by_node else Refusal("NoPods", "no pod is selected")
+        nothing = (
+            Refusal("NoNodes", "spec.nodeSelector selects no node")
+            if by_node
+            else Refusal("NoPods", "no running pod has the labels that the mirror selects")
+        )
         return accepted, _not("Programmed", nothing), Said("Ready", True, nothing.reason, nothing.message)
     progress = f"{tally.ready} of {tally.nodes} nodes carry out this generation"
     programmed = Said("Programmed", tally.ready > 0, "Programmed" if tally.ready else "NodesNotReady", progress)

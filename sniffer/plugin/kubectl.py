@@ -18,6 +18,7 @@ AGENTS = "app.kubernetes.io/name=sniffer,app.kubernetes.io/component=agent"
 CONTROLLERS = "app.kubernetes.io/name=sniffer,app.kubernetes.io/component=controller"
 CONTAINER = "agent"
 _WORDS = 2000
+_NO_DEFINITION = "the server doesn't have a resource type"
 _LOGGED = re.compile(r"[EFIW]\d{4} \d\d:\d\d:")  # klog's
 
 
@@ -54,7 +55,10 @@ class Kubectl:
             raise MachineError(f"{line[0]} cannot be run: {error.strerror}", "see $KUBECTL and the PATH") from None
         if done.returncode:
             said = _said(done)
-            raise InputError(said) if "(NotFound)" in said else KubectlError(f"kubectl {words[0]}: {said}")
+            if "(NotFound)" in said:
+                raise InputError(said)
+            hint = "; `kubectl sniffer doctor` says whether sniffer is installed" if _NO_DEFINITION in said else ""
+            raise KubectlError(f"kubectl {words[0]}: {said}{hint}")
         return done.stdout
 
     def get(self, *words: object) -> Object:

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
-from sniffer.errors import SnifferError
-from sniffer.plugin.kubectl import Kubectl, Object, condition, is_ready
+from sniffer.errors import InputError, SnifferError
+from sniffer.model.problem import quoted
+from sniffer.plugin.kubectl import Kubectl, KubectlError, Object, condition, is_ready
 from sniffer.plugin.terminal import say, show, table
 
 KINDS = {"TrafficMirror": "trafficmirrors.sniffer.dev", "ClusterTrafficMirror": "clustertrafficmirrors.sniffer.dev"}
@@ -151,4 +153,8 @@ def find(kubectl: Kubectl, name: str, namespace: str | None) -> Object:
     where = ("-n", namespace) if namespace else ()
     if kubectl.run("get", KINDS["TrafficMirror"], rest, *where, "--ignore-not-found", "-o", "name").strip():
         return kubectl.get(KINDS["TrafficMirror"], rest, *where)
-    return kubectl.get(KINDS["ClusterTrafficMirror"], rest)
+    with suppress(KubectlError):  # who may not read these meant none of them
+        if kubectl.run("get", KINDS["ClusterTrafficMirror"], rest, "--ignore-not-found", "-o", "name").strip():
+            return kubectl.get(KINDS["ClusterTrafficMirror"], rest)
+    given = quoted(f"{namespace or kubectl.namespace()}/{rest}")
+    raise InputError(f"mirror: given {given}, allowed a TrafficMirror that is there, or a ClusterTrafficMirror's name")

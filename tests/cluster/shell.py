@@ -36,9 +36,11 @@ analyzer outside of the cluster (10.200.0.100). Try:
   kubectl wait --for=condition=Ready trafficmirror/web -n shop
   analyzer                             what arrives at the analyzer, as tshark tells it (Ctrl-C ends it)
   kubectl get sniffer -A               targets, mirrors, nodes
+  kubectl sniffer explain web -n shop  one mirror on all its nodes, with what was counted there
   kubectl edit trafficmirror web -n shop
   on node1 ip link                     any command on a node; `on analyzer ...` and `on web ...` too
   sniffer lint mirrors.yaml            the command line of this checkout
+  helm uninstall sniffer -n sniffer-system   cleans the nodes; the chart is the directory `chart`
 
 `exit` ends the cluster; nothing of it stays.
 """
@@ -52,6 +54,9 @@ on() {
 	web) ip netns exec %(netns)s "$@" ;;
 	*) ip netns exec "$where" "$@" ;;
 	esac
+}
+helm() {
+	helm4 "$@"
 }
 analyzer() {
 	on analyzer tshark -l -n -i eth0 -f 'udp port 4789' 2>/dev/null
@@ -76,6 +81,7 @@ def main() -> None:
         _write(directory, web)
         print(f"Ready after {time.monotonic() - began:.0f} s")
         mine = {"HOSTS": str(cluster.home)}
+        mine |= {f"HELM_{name}_HOME": str(directory / "helm") for name in ("CACHE", "CONFIG", "DATA")}
         environment = cluster.environment() | mine
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         line = ["bash", "--rcfile", str(directory / "rc"), "-i"]
@@ -99,6 +105,7 @@ def _sample(cluster: Cluster) -> Pod:
 
 def _write(directory: Path, web: Pod) -> None:
     (directory / "mirrors.yaml").write_text(_MIRRORS)
+    (directory / "chart").symlink_to(install.CHART)
     (directory / "words").write_text(_WORDS % {"web": web.address})
     (directory / "rc").write_text(_RC % {"netns": web.netns})
 

@@ -21,7 +21,7 @@ from sniffer.plan.report import changes
 from sniffer.plugin import capture, main
 from sniffer.plugin.kubectl import Kubectl, KubectlError, selector
 from sniffer.plugin.logs import pattern_of
-from sniffer.plugin.status import state_of
+from sniffer.plugin.status import KINDS, find, state_of
 from sniffer.plugin.template import TUNNELS, Wish, documents
 from sniffer.plugin.template import yaml as written
 
@@ -218,7 +218,7 @@ def test_log_lines_of_one_mirror() -> None:
     """No other whose name begins or ends so."""
     pattern = pattern_of(mirror("web"))
     lines = [
-        "INFO TrafficMirror shop/web: Programmed of 1 pods",
+        "INFO TrafficMirror shop/web: Programmed of 1 pod",
         "INFO TrafficMirror shop/web-2: Programmed",
         "INFO TrafficMirror eshop/web: Programmed",
         "INFO ClusterTrafficMirror shop/web: Programmed",
@@ -231,10 +231,10 @@ def test_log_lines_of_one_mirror() -> None:
 def test_what_an_agent_logs_is_what_has_changed() -> None:
     web = {"kind": "TrafficMirror", "namespace": "shop", "name": "web", "state": "Programmed", "pods": 1}
     full = web | {"state": "Degraded", "reason": "HookFull", "message": "veth0\n\x1b[2J"}
-    assert list(changes(None, {"mirrors": [web]})) == ["TrafficMirror shop/web: Programmed of 1 pods"]
+    assert list(changes(None, {"mirrors": [web]})) == ["TrafficMirror shop/web: Programmed of 1 pod"]
     assert list(changes({"mirrors": [web]}, {"mirrors": [web]})) == []
     assert list(changes({"mirrors": [web]}, {"mirrors": [full]})) == [
-        "TrafficMirror shop/web: Degraded of 1 pods: HookFull: veth0\\n\\x1b[2J"
+        "TrafficMirror shop/web: Degraded of 1 pod: HookFull: veth0\\n\\x1b[2J"
     ]
     assert list(changes({"mirrors": [web]}, {})) == ["TrafficMirror shop/web: no longer concerns this node"]
 
@@ -326,10 +326,12 @@ sys.exit(1)
 def test_a_signal_lets_the_far_end_say_its_last_words(who: str, status: int) -> None:
     """It is told by the end of its input. Its exit status is ours; an error of kubectl's own is another."""
     line = [sys.executable, "-c", FAR_END, who]
-    script = f"import sys; from sniffer.plugin.capture import run; sys.exit(run({line!r}, sys.stdout.fileno()))"
+    script = f"import sys; from sniffer.plugin.capture import run; print(flush=True); sys.exit(run({line!r}, 1))"
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert process.stdout
+    process.stdout.readline()  # however long the imports take
     time.sleep(0.5)
     os.kill(process.pid, signal.SIGINT)
     out, said = process.communicate(timeout=10)
@@ -390,6 +392,23 @@ def test_completion(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         complete(words, options)
         assert capsys.readouterr().out.strip() == wanted, words
+
+
+def test_a_mirror_that_is_not_there(say: Say) -> None:
+    """In words of what was asked for, not of the last kind that was tried."""
+    for kind in KINDS.values():
+        say(f"get {kind} web {'-n shop ' if kind == KINDS['TrafficMirror'] else ''}--ignore-not-found -o name", "")
+    with pytest.raises(InputError, match=r'^mirror: given "shop/web", allowed a TrafficMirror that is there'):
+        find(Kubectl(), "web", "shop")
+
+
+def test_a_definition_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "kubectl"
+    monkeypatch.setenv("KUBECTL", str(program))
+    program.write_text('#!/bin/sh\necho "error: the server doesn\'t have a resource type" >&2; exit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(KubectlError, match="kubectl sniffer doctor"):
+        Kubectl().run("get", "trafficmirrors.sniffer.dev")
 
 
 def test_a_cluster_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
