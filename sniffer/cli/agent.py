@@ -28,7 +28,7 @@ def log_to_terminal(verbose: bool) -> None:
 def seconds(option: str, value: float, least: float = 1) -> float:
     """InputError for what is no sensible time."""
     if not least <= value <= LEASE_MAX_S:  # nan is neither less nor more
-        raise InputError(f"{option}: given {value}, allowed {least} to {LEASE_MAX_S} seconds")
+        raise InputError(f"{option}: given {value:g}, allowed {least} to {LEASE_MAX_S} seconds")
     return value
 
 

@@ -85,7 +85,7 @@ def _check(snap_length: int, bounds: Bounds) -> None:
         raise InputError(f"--count: given {bounds.frames}, allowed a number from 1")
     for option, value in (("--duration", bounds.duration_s), ("--keepalive", bounds.keepalive_s)):
         if value is not None and not 0 < value <= 366 * 86400:  # nan is neither
-            raise InputError(f"{option}: given {value}, allowed seconds, more than 0")
+            raise InputError(f"{option}: given {value:g}, allowed seconds, more than 0")
 
 
 def _say(words: str, as_json: bool) -> None:

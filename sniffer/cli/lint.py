@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sniffer.cli.progress import progress
+from sniffer.manifests import SUFFIXES
 from sniffer.model.manifest import FILE_LENGTH, Problem, Source, duplicates, read
 from sniffer.model.problem import printable, quoted
 from sniffer.model.resources import MirrorTarget
 from sniffer.plan.checks import filter_problems
 
 _STANDARD_INPUT = Path("-")
-_SUFFIXES = (".yaml", ".yml")
 
 
 def lint(files: Sequence[Path], as_json: bool) -> int:
@@ -63,7 +63,7 @@ def check(sources: Sequence[Source]) -> list[Problem]:
 def _files(path: Path) -> list[Path]:
     if path == _STANDARD_INPUT or not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith("."))
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
     if not found:
         raise FileNotFoundError(None, "no *.yaml or *.yml in this directory", str(path))
     return found
