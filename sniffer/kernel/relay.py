@@ -4,6 +4,7 @@ sniffer-rx as plain frames: with its offloads off, the kernel itself cuts super-
 
 import errno
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sniffer.errors import KernelError, MachineError
@@ -25,7 +26,8 @@ _ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
 def observe(
     netlink: "Netlink", alias: str | None = None, devices: Iterable["Device"] | None = None
 ) -> tuple[Relay, tuple[str, ...]] | None:
-    """The pair as it is, and what is not as `create` leaves it, for people; None where there is none.
+    """The pair as it is, and what is not as `create` leaves it, for people; None where there is none, or ends of one
+    that are a pair no more: somebody has renamed an end, or moved it away.
 
     Ours: a veth pair of these two names whose alias is `alias` (where not given: begins with `sniffer`), or that has
     none yet: we were killed while we made it. MachineError when another link has one of the names.
@@ -36,7 +38,7 @@ def observe(
     else:
         named = {device[0].name: device for device in devices}
         tx, rx = named.get(TX), named.get(RX)
-    if tx is None and rx is None:
+    if all(_is_torn(end[0], alias) for end in (tx, rx) if end) and not (tx and rx and tx[0].lower == rx[0].index):
         return None
     if tx is None or rx is None or tx[0].lower != rx[0].index or not all(_ours(end[0], alias) for end in (tx, rx)):
         found = ", ".join(f"{end[0].name} ({end[0].alias or end[0].kind})" for end in (tx, rx) if end)
@@ -52,6 +54,22 @@ def observe(
 def _ours(link: Link, alias: str | None) -> bool:
     mark = link.alias or ""
     return link.kind == "veth" and (not mark or (mark == alias if alias else mark.startswith(ALIAS_PREFIX)))
+
+
+def _is_torn(link: Link, alias: str | None) -> bool:
+    """Whether it is an end of ours by its mark alone, whatever its name."""
+    return link.kind == "veth" and alias is not None and link.alias == alias
+
+
+def _clear_torn(netlink: "Netlink", alias: str) -> bool:
+    """Removes what is left of a relay that is no pair any more, with the other ends; whether there was anything."""
+    found = False
+    for link in netlink.links():
+        if _is_torn(link, alias):
+            found = True
+            with suppress(KernelError):  # gone with the other end
+                netlink.change(f"torn {link.name}", "link", "del", index=link.index)
+    return found
 
 
 def _faults(netlink: "Netlink", link: Link, flags: int, found: Attributes) -> list[str]:
@@ -76,6 +94,7 @@ def create(netlink: "Netlink", alias: str) -> Relay:
     if not alias.startswith(ALIAS_PREFIX):
         raise ValueError(f"{alias!r} does not begin with {ALIAS_PREFIX!r}")
     if observe(netlink, alias) is None:
+        _clear_torn(netlink, alias)
         ends = [{"ifname": name, "mtu": MTU, "num_tx_queues": 1, "num_rx_queues": 1} for name in (TX, RX)]
         netlink.change(f"veth pair {TX}", "link", "add", kind="veth", peer=ends[1], **ends[0])
     relay, faults = _present(netlink, alias)
@@ -114,6 +133,6 @@ def delete(netlink: "Netlink", alias: str | None = None) -> bool:
     """Removes the pair; False when there was none."""
     found = observe(netlink, alias)
     if found is None:
-        return False
+        return alias is not None and _clear_torn(netlink, alias)
     netlink.change(f"veth pair {TX}", "link", "del", index=found[0].sender)
     return True

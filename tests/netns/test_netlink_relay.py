@@ -111,6 +111,35 @@ def test_half_a_relay_is_mended(netlink: Netlink) -> None:
     assert netlink.relay() is not None
 
 
+TORN = {
+    "renamed": ["ip link set sniffer-rx name gone"],
+    "both renamed": ["ip link set sniffer-rx name gone", "ip link set sniffer-tx name lost"],
+    "moved": ["ip netns add far", "ip link set sniffer-tx netns far"],
+}
+
+
+@pytest.mark.parametrize("what", TORN)
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_relay_that_is_no_pair_any_more(netlink: Netlink, what: str, mended: bool) -> None:
+    """It is made anew, or removed, and nothing is left of the former one."""
+    before = {link.name for link in netlink.links()}
+    made = netlink.create_relay(ALIAS)
+    for end in (relay.RX, relay.TX):
+        sh(f"ip link set {end} down")
+    for line in TORN[what]:
+        sh(line)
+    assert netlink.relay(ALIAS) is None
+    if mended:
+        again = netlink.create_relay(ALIAS)
+        assert netlink.relay(ALIAS) == again != made
+        assert {link.name for link in netlink.links()} == before | {relay.TX, relay.RX}
+    assert netlink.delete_relay(ALIAS)
+    assert {link.name for link in netlink.links()} == before
+    if what == "moved":
+        assert "veth" not in run("ip", "-d", "link", netns="far")
+        sh("ip netns delete far")
+
+
 @pytest.mark.parametrize(
     "words",
     [
