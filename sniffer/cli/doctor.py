@@ -51,5 +51,5 @@ def _table(found: list[Finding]) -> Table:
         table.add_column(column, overflow="fold")
     for finding in found:
         result = Text(finding.result, style=_STYLES[finding.result])
-        table.add_row(result, finding.check, Text(finding.text), Text(finding.fix))
+        table.add_row(result, Text(finding.check), Text(finding.text), Text(finding.fix))
     return table

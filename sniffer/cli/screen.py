@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from sniffer.cli.numbers import short
+from sniffer.model.problem import printable
 from sniffer.stats.rates import Key, Rates, key_of, total
 from sniffer.stats.rows import Row
 
@@ -15,6 +17,8 @@ GOOD_STATES = ("Programmed", "Suspended", "Pending", "Expired")
 NAME_WIDTH_MIN, NAME_WIDTH_MAX = 12, 40
 TROUBLES_LIMIT = 5
 _GAP = 2
+_LINE = 10_000
+"""Characters of a word of others, at most."""
 _STYLES = {"Programmed": "green", "Pending": "yellow", "Suspended": "dim", "Expired": "dim"}
 _BAD = "bold red"
 _LEASE_SHORT_S = 10
@@ -38,7 +42,7 @@ class Screen:
 
     def __init__(self, rows: Row, rated: Rated, clock: str) -> None:
         """rows: of stats.rows.status; clock: the time of day, in words."""
-        self._rows = rows
+        self._rows = rows = plain(rows)
         self._rated = rated
         self._clock = clock
         self._mirrors = sorted(rows["mirrors"], key=_order)
@@ -158,6 +162,15 @@ class Screen:
                 chosen.add(number)
         widths[0] = min(widths[0], max(width - used, 1))
         return [(_COLUMNS[number], widths[number]) for number in sorted(chosen)]
+
+
+def plain(value: Any) -> Any:
+    """Rows without what a terminal obeys, whoever wrote their words."""
+    if isinstance(value, str):
+        return printable(value, _LINE)
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return {name: plain(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def is_good(row: Row) -> bool:

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sniffer.cli.screen import is_good, name_of, state_of
+from sniffer.cli.screen import is_good, name_of, plain, state_of
 from sniffer.cli.watch import watch as watch_rows
 from sniffer.kernel.look import look_at
 from sniffer.stats import limits
@@ -22,15 +22,20 @@ PIPE_WIDTH = 200
 
 def show(root: Path, *, as_json: bool, watch: bool) -> int:
     """Prints the status, again and again with `watch`; 1 when some mirror or hook is not as asked."""
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False)
+    console = _console()
     if watch and not as_json:
         return _exit_status(watch_rows(lambda: look_at(root), console))
     rows = status(look_at(root))
     if as_json:
         print(json.dumps(rows))
         return _exit_status(rows)
-    _print(console, rows)
+    _print(console, plain(rows))
     return _exit_status(rows)
+
+
+def _console() -> Console:
+    """Words are shown as they are: `[red]` is no colour, `:a:` in an address no smiley."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, emoji=False)
 
 
 def _exit_status(rows: dict[str, Any]) -> int:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sniffer.cli.status import _exit_status, _print
+from sniffer.cli.screen import Screen, plain
+from sniffer.cli.status import _console, _exit_status, _print
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,29 @@ def test_words_are_whole_in_a_window_of_any_width(width: int) -> None:
         "10.9.0.2",
     } <= words
     assert "Expired: Expired" not in shown
+
+
+def test_words_of_others_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """C0 characters, what looks like markup or a smiley: a filter may say so, and an address of IPv6."""
+    nothing = {"packets": 0, "bytes": 0}
+    ends = [{"address": "fd00:a:b::1", "state": "unreachable"}]
+    mirror = {
+        "kind": "TrafficMirror", "namespace": "shop", "name": "web", "state": "Rejected", "reason": "BadFilter",
+        "message": "[/red] [bold]\r\x1b[2J", "interfaces": ["\x1b[31m"],
+        "targets": [{"name": "zeek", "endpoints": ends}], "lease_s": 0, "matched": nothing, "sent": nothing,
+        "dropped": {}, "wire": nothing, "lost": {},
+    }  # fmt: skip
+    place = {"interface": "[/b]\x1b", "ifindex": 7, "direction": "ingress"}
+    hook = {**place, "attachment": None, "state": "missing", "ahead": []}
+    agent = {"state": "absent", "pid": None, "version": None}
+    rows: dict[str, Any] = {"node": "[/n]", "agent": agent, "mirrors": [mirror], "hooks": [hook]}
+    console = _console()
+    _print(console, plain(rows))
+    console.print(Screen(rows, None, "12:00"))
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\r" not in shown
+    assert shown.count(r"[/red] [bold]\r\x1b[2J") == 2
+    assert shown.count("fd00:a:b::1") == 2
+    assert shown.count(r"[/b]\x1b") == 2
+    assert "node [/n]" in shown
