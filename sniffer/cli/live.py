@@ -18,6 +18,7 @@ from sniffer import pcapng
 from sniffer.abi.capture import Captured
 from sniffer.abi.limits import Direction, Outcome
 from sniffer.errors import KernelError
+from sniffer.kernel import bpf
 from sniffer.kernel.capture import Capture
 
 _READ = 256 << 10
@@ -181,7 +182,7 @@ _NOBODY = "nobody reads any more"
 
 def _offset_ns() -> int:
     """What to add to CLOCK_MONOTONIC for nanoseconds since 1970."""
-    return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) - bpf.monotonic_ns()
 
 
 def _has_reader(output: int) -> bool:

@@ -4,6 +4,7 @@ Works with libbpf 1.1 (Debian 12) and later. Nothing here knows what our maps me
 KernelError with the name of the call and the errno; a program that the verifier refuses carries the end of its log.
 """
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -42,6 +43,7 @@ _PER_CPU_TYPES = frozenset({5, 6, 10, 21})  # per-CPU hash, array, LRU hash, cgr
 _NOT_SUPPORTED = 524  # ENOTSUPP, which <errno.h> does not have
 _BATCH_BYTES = 1 << 20
 _LOG_LINES = 20
+_OFFSETS = Path("/proc/self/timens_offsets")
 _MEMBARRIER_CMD_GLOBAL = 1
 _MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}
 _WORD = struct.Struct("@Q")
@@ -401,8 +403,19 @@ def synchronize_rcu() -> None:
 
 
 def monotonic_ns() -> int:
-    """The clock of bpf_ktime_get_ns: CLOCK_MONOTONIC, nanoseconds."""
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    """The clock of bpf_ktime_get_ns: CLOCK_MONOTONIC of the kernel, nanoseconds, in whatever time namespace we are."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) - _ahead_ns()
+
+
+@functools.cache
+def _ahead_ns() -> int:
+    """By how much our CLOCK_MONOTONIC is ahead of the kernel's: some containers have a time namespace."""
+    with contextlib.suppress(OSError, ValueError):  # a kernel without them
+        for line in _OFFSETS.read_text().splitlines():
+            clock, seconds, nanoseconds = line.split()
+            if clock in ("monotonic", "1"):
+                return int(seconds) * 10**9 + int(nanoseconds)
+    return 0
 
 
 def is_bpffs(path: Path) -> bool:

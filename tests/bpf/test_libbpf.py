@@ -5,6 +5,7 @@ import errno
 import os
 import platform
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -384,3 +385,14 @@ def test_nothing_leaks(stand_in: Path, pins: Path, monkeypatch: pytest.MonkeyPat
             with pytest.raises(KernelError):
                 bpf.Object.open(stand_in, pins)
         assert open_files() == before
+
+
+@pytest.mark.parametrize("ahead_s", [100_000, -5])
+def test_the_clock_of_programs_in_another_time_namespace(ahead_s: int) -> None:
+    """Leases by a clock that is ahead would outlive their agent for as long; by one behind they would be over."""
+    script = "import time; from sniffer.kernel.bpf import monotonic_ns; print(monotonic_ns(), time.monotonic_ns())"
+    line = ["unshare", "--time", "--fork", "--monotonic", ahead_s, sys.executable, "-c", script]
+    before_ns = time.monotonic_ns()
+    told_ns, own_ns = map(int, run(*line).split())
+    assert before_ns < told_ns < time.monotonic_ns()
+    assert abs(own_ns - told_ns - ahead_s * 10**9) < 10**9
