@@ -24,8 +24,35 @@ def program(filter: str | None, rules: Sequence[Rule] | None) -> Program:
     Each rule is an instruction CODE_RULE (jt: its Action, k: the index of the next rule's CODE_RULE, 0 for the last),
     then the program of its filter. All jumps of classic BPF are relative, so a program works wherever it lies.
 
-    Raises FilterError with the path of the field (`spec.rules[2].filter`), at most one: the first.
+    Raises FilterError with the path of the field (`spec.rules[2].filter`), at most one: the first. What was linked
+    lately takes no time, whatever became of its texts meanwhile.
     """
+    key = _key(filter, rules)
+    found = _programs.pop(key, None)
+    if found is None:
+        try:
+            found = _new_program(filter, rules)
+        except FilterError as error:
+            found = error
+    _programs[key] = found
+    while len(_programs) > pcap.REMEMBERED:
+        _programs.pop(next(iter(_programs)), None)
+    if isinstance(found, FilterError):
+        raise FilterError(found.message, found.offset, found.field)  # one that is raised again grows its traceback
+    return found
+
+
+_Key = tuple[str | None, tuple[tuple[str | None, RuleAction], ...] | None]
+_programs: dict[_Key, Program | FilterError] = {}
+"""Of the mirrors seen last. Texts alone are forgotten too soon: a few mirrors may have more than can be remembered, and
+would be compiled anew at every change, with everybody who comes behind them waiting."""
+
+
+def _key(filter: str | None, rules: Sequence[Rule] | None) -> _Key:
+    return filter, None if rules is None else tuple((rule.filter, rule.action) for rule in rules)
+
+
+def _new_program(filter: str | None, rules: Sequence[Rule] | None) -> Program:
     if rules is None:
         if filter is None:
             return ()
@@ -44,7 +71,9 @@ def program(filter: str | None, rules: Sequence[Rule] | None) -> Program:
 
 
 def uncompiled(filter: str | None, rules: Sequence[Rule] | None) -> Iterator[str]:
-    """The texts that libpcap has not seen lately: `program` may take a second for each."""
+    """The texts that libpcap has not seen lately: `program` may take a second for each. None where it takes no time."""
+    if _key(filter, rules) in _programs:
+        return iter(())
     texts = [filter, *(rule.filter for rule in rules or ())]
     return (text for text in texts if text is not None and not pcap.is_compiled(text))
 

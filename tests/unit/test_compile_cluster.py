@@ -272,6 +272,19 @@ def test_filters_are_compiled_a_few_at_a_time_and_what_was_in_force_goes_on() ->
     assert len(last.hooks[hook]) == len(many)
 
 
+def test_more_texts_than_are_remembered_are_compiled_once() -> None:
+    """Some seventy mirrors of one tenant have more: not all anew at every change, while everybody waits."""
+    rows = [[{"action": "Mirror", "filter": f"udp port {64 * n + m}"} for m in range(1, 65)] for n in range(70)]
+    many = [mirror(f"m{n}", rules=rules) for n, rules in enumerate(rows)]
+    both = sources(target(), *many, mirror("z", filter="udp port 7"))
+    for _ in range(50):
+        wanted = compile_sources(both, facts())
+        if not [one for one in wanted.verdicts if one.reason == "Compiling"]:
+            break
+    again = compile_sources(both, facts())
+    assert not [one for one in again.verdicts if one.reason == "Compiling"]
+
+
 def many_gone() -> Identity:
     return Identity("TrafficMirror", "shop", "gone")
 
