@@ -64,13 +64,14 @@ def examine(client: Client, namespace: str) -> Findings:
         try:
             yield from check()
         except ApiError as error:
-            forbidden = error.status == 403
-            fix = (
-                "ask as somebody who may read it (ClusterRoles view and sniffer-view)"
-                if forbidden
-                else "see the message"
-            )
-            yield Finding(name, Result.WARN, f"not known: {error}", fix)
+            yield Finding(name, Result.WARN, f"not known: {error}", _FIXES.get(error.status, "see the message"))
+
+
+_FIXES = {
+    403: "ask as somebody who may read it (ClusterRoles view and sniffer-view)",
+    404: "install it: see definitions, above",
+}
+"""By HTTP's status."""
 
 
 def _items(client: Client, path: str) -> list[Document]:
