@@ -146,7 +146,8 @@ class _Compilation:
         reason, message = (selection.reason, selection.message) if selection.reason else self._lacking(resource)
         if selection.links:
             unreachable = self._unreachable(resource)
-            reason, message = ("EndpointUnreachable", unreachable) if unreachable else (reason, message)
+            if unreachable:
+                reason, message = "EndpointUnreachable", "; ".join(filter(None, (unreachable, message)))
         names = tuple(link.name for link in selection.links)
         counts = selection.selected, selection.pods
         verdict = Verdict(resource.identity, "Programmed", reason, message, names, refs, *counts)

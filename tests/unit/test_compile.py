@@ -212,6 +212,13 @@ def test_an_endpoint_that_cannot_be_reached_is_said(state: PathState, word: Path
     )
 
 
+def test_one_fault_hides_no_other() -> None:
+    documents = target(), target("resting", "10.9.0.3", suspend=True), mirror(targets=["resting", "ana"])
+    found = verdict(compile_sources(sources(*documents), facts(paths(a2=PathState.UNREACHABLE))))
+    words = "10.9.0.2 (ana): unreachable; MirrorTarget resting: suspended"
+    assert (found.reason, found.message) == ("EndpointUnreachable", words)
+
+
 def test_endpoints_keep_their_order() -> None:
     spec = target(address=["10.9.0.3", "10.9.0.2", "10.9.0.4"])
     wanted = compile_sources(sources(spec, mirror()), facts(paths(a2=PathState.UNREACHABLE)))
