@@ -305,7 +305,7 @@ def dies(agent: Agent) -> bool:
     """Whether the agent kills itself; False when it has nothing to do but renew its lease, half a second apart."""
     process = agent.process
     assert process is not None
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while process.poll() is None:
         if time.monotonic() > end:
             return False
