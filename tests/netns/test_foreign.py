@@ -233,6 +233,8 @@ def test_our_place_is_taken(bed: Node, agent: Agent, foreign: Foreign) -> None:
 @pytest.mark.parametrize("agent", ["clsact"], indirect=True)
 def test_an_ingress_qdisc_leaves_no_room_for_egress(bed: Node, agent: Agent) -> None:
     """D6: ingress is mirrored, egress is said to be impossible."""
+    # The agent of a former test may have made one in its last moment.
+    run("tc", "qdisc", "del", "dev", "pod0", "clsact", check=False)
     run("tc", "qdisc", "add", "dev", "pod0", "ingress")
     try:
         agent.start()
