@@ -105,8 +105,10 @@ def of_interface(name: str) -> Whom:
     """An interface of this node by its name. InputError."""
     with Netlink() as netlink:
         found = netlink.link_message(name)
-    if found is None or found[0].arphrd != _ETHERNET:
-        raise InputError(f"--interface: given {quoted(name)}, allowed the name of an Ethernet interface of this node")
+        if found is None or found[0].arphrd != _ETHERNET:
+            names = ", ".join(sorted(link.name for link in netlink.links() if link.arphrd == _ETHERNET)) or "none here"
+            allowed = f"an Ethernet interface of this node: {printable(names, 400)}"
+            raise InputError(f"--interface: given {quoted(name)}, allowed {allowed}")
     return Whom(f"interface {name}", (found[0],), _OF_INTERFACE)
 
 
