@@ -59,7 +59,8 @@ def capture(
     try:
         filter_program = program(filter_text, None)
     except FilterError as error:
-        raise InputError(f"--filter: given {excerpt(filter_text or '', error)}: {error}") from None
+        given = excerpt(filter_text or "", error)
+        raise InputError(f"--filter: given {given}, allowed a filter that compiles: {error}") from None
     indexes = [link.index for link in whom.links]
     with (
         signals() as wake,

@@ -307,7 +307,10 @@ def test_what_two_dead_ones_leave_is_swept(bed: Node, tmp_path: Path, who: str) 
     [
         ((), "given neither of POD and --interface"),
         (("-i", "nosuch"), 'given "nosuch", allowed an Ethernet interface of this node: '),
-        (("-i", "pod0", "--filter", "tcp prot 80"), '--filter: given "tcp prot 80": "prot" is no word'),
+        (
+            ("-i", "pod0", "--filter", "tcp prot 80"),
+            '--filter: given "tcp prot 80", allowed a filter that compiles: "prot" is no word',
+        ),
         (("-i", "pod0", "--snap-length", "13"), "--snap-length: given 13, allowed 14 to 262144"),
         (("-i", "pod0", "--count", "0"), "--count: given 0"),
         (("-i", "pod0", "--duration", "nan"), "--duration: given nan"),
