@@ -230,7 +230,7 @@ def test_what_it_tells(bed: Bed) -> None:
             assert node["pods"] == [f"{bed.namespace}/web"]
             assert told["targetList"][0]["state"] == "Ready"
             lines = bed.run("logs", "told", "-n", bed.namespace).splitlines()
-            assert any(line.startswith("node1 ") and "Programmed of 1 pods" in line for line in lines)
+            assert any(line.startswith("node1 ") and "Programmed of 1 pod" in line for line in lines)
             assert not any("broken" in line for line in lines)
     finally:
         bed.cluster.delete("TrafficMirror", "told", bed.namespace)

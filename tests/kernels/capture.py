@@ -49,7 +49,7 @@ def started(file: Path) -> subprocess.Popen[str]:
         line = [str(SNIFFER), "capture", "-i", "pod0"]
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, text=True)
     assert process.stderr
-    assert process.stderr.readline() == "sniffer: capturing interface pod0 (pod0)\n", process.communicate()
+    assert process.stderr.readline() == "sniffer: capturing interface pod0\n", process.communicate()
     assert programs() == 2
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == (0 if has_tcx() else 1)
