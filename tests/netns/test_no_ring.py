@@ -12,13 +12,15 @@ from sniffer.abi.limits import FLIGHT_LIMIT
 from sniffer.kernel import bpf, programs
 from sniffer.kernel.pins import PROGRAMS, RING, Pins
 from sniffer.kernel.programs import OBJECT_VARIABLE
-from tests.agent import Agent, mirror, sniffer, target
+from tests.agent import Agent, Status, mirror, sniffer, target
 from tests.mirrored import agent_at, difference
 from tests.packets import CORPUS
 from tests.receivers import inner_frames
 from tests.ringless import ringless_object
 from tests.topology import node, run
 from tests.wire import Capture, send
+
+FLIGHT_OVER_S = 0.1  # bpf/flight.h
 
 
 @pytest.fixture
@@ -47,16 +49,27 @@ def test_the_others_are_loaded_and_taken_over(tmp_path: Path) -> None:
     pins.remove()
 
 
+def no_memory(row: Status) -> int:
+    return int(row["dropped"]["no_memory"] + row["lost"]["no_memory"])
+
+
 def test_the_corpus_arrives_whole(agent: Agent) -> None:
     agent.write(target(), mirror(direction="Ingress"))
     agent.programmed()
     (receiver,) = json.loads(run("ip", "-j", "-d", "link", "show", "sniffer-rx"))
     assert "xdp" not in receiver
     frames = [case.frame for case in CORPUS]
-    with Capture("eth0", "ana") as analyzer:
-        send(frames)
-        outer = analyzer.settle()
-    assert difference(frames, inner_frames(outer)) == ([], [])
+    for _ in range(5):
+        before = agent.mirror()
+        with Capture("eth0", "ana") as analyzer:
+            send(frames, pause=0.002)
+            outer = analyzer.settle()
+        missing, more = difference(frames, inner_frames(outer))
+        lost = no_memory(agent.mirror()) - no_memory(before)
+        assert (len(missing), more) == (min(lost, len(missing)), [])
+        if not lost:  # whoever else is busy on this machine shares its backlog
+            break
+    assert missing == []
     assert sniffer("plan", "--manifests", agent.manifests, "--pin-root", agent.pin_root).returncode == 0
 
 
@@ -83,12 +96,19 @@ def test_what_is_in_the_relay_at_once_is_bounded(agent: Agent) -> None:
     with Capture("eth0", "ana") as analyzer:
         fly(agent, FLIGHT_LIMIT - 1)
         send([arp])  # the last one that fits
-        fly(agent, FLIGHT_LIMIT)
-        send([arp] * 3)
-        outer = analyzer.settle()
-        assert [frame[-len(arp) :] for frame in outer] == [arp]
-        row = agent.mirror()
-        assert (row["matched"]["packets"], row["sent"]["packets"], row["dropped"]["no_memory"]) == (4, 1, 3)
-        time.sleep(0.15)  # none has landed: what was thought to be on its way is lost
+        assert [frame[-len(arp) :] for frame in analyzer.wait(1)] == [arp]
+        for _ in range(20):
+            before, began = agent.mirror(), time.monotonic()
+            fly(agent, FLIGHT_LIMIT)
+            send([arp] * 3)
+            after, in_time = agent.mirror(), time.monotonic() - began < FLIGHT_OVER_S
+            if in_time:  # else what was on its way may be given up already
+                break
+        assert in_time
+        assert after["matched"]["packets"] - before["matched"]["packets"] == 3
+        assert after["sent"]["packets"] == before["sent"]["packets"]
+        assert after["dropped"]["no_memory"] - before["dropped"]["no_memory"] == 3
+        time.sleep(FLIGHT_OVER_S)  # none has landed: what was thought to be on its way is lost
+        arrived = len(analyzer.settle())
         send([arp])
-        assert len(analyzer.settle()) == 2
+        assert len(analyzer.wait(arrived + 1)) == arrived + 1
