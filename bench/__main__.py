@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.goodput import goodput_rows
-from bench.lanes import ANALYZER_SIX, Bed, Row, bed, measure
-from bench.rows import FOUNDATION, OURS, TARGETS
-from bench.table import SIZES, aims, as_json, as_markdown
+from bench.lanes import ANALYZER_SIX, HEADERS, Bed, Row, bed, measure
+from bench.rows import FOUNDATION, OURS, SUPER, TARGETS
+from bench.table import DATAGRAM, DATAGRAMS, SIZES, aims, as_json, as_markdown
 from tests.agent import Agent, mirror, target
 
 END_WORDS = {"queue": "uplink's queue", "analyzer": "analyzer's end of the uplink"}
@@ -57,9 +57,13 @@ def agent(this: Bed, rows: Sequence[Row]) -> Iterator[Agent | None]:
             yield running
 
 
-def packets(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
-    """Row -> frame length -> nanoseconds per packet of each repetition, all rows in turn."""
+def packets(
+    rows: Sequence[Row], options: argparse.Namespace
+) -> tuple[dict[str, dict[int, list[float]]], dict[str, list[float]]]:
+    """Nanoseconds per packet of each repetition, all rows in turn: row -> frame length; and row, of super-packets."""
     runs: dict[str, dict[int, list[float]]] = {row.name: {size: [] for size in SIZES} for row in rows}
+    supers: dict[str, list[float]] = {row.name: [] for row in rows if row.name in SUPER}
+    whole = HEADERS + DATAGRAMS * DATAGRAM
     with bed(rows, options.end) as this, agent(this, rows):
         for row in rows:  # warm: caches, neighbours, the first page faults
             measure(this, row, SIZES[0], 0.05, options.core)
@@ -68,13 +72,16 @@ def packets(rows: Sequence[Row], options: argparse.Namespace) -> dict[str, dict[
             for row in (*rows[shift:], *rows[:shift]):
                 for size in SIZES:
                     runs[row.name][size].append(measure(this, row, size, options.seconds, options.core))
+                if row.name in SUPER:
+                    cost = measure(this, row, whole, options.seconds, options.core, DATAGRAM)
+                    supers[row.name].append(cost)
             if sys.stderr.isatty():
                 print(
                     f"\r{repetition + 1} of {options.repetitions}",
                     end="\n" * (repetition + 1 == options.repetitions),
                     file=sys.stderr,
                 )
-    return runs
+    return runs, supers
 
 
 def main() -> int:
@@ -86,12 +93,12 @@ def main() -> int:
             os.sched_setaffinity(0, others)
             home.callback(os.sched_setaffinity, 0, everywhere)
         rows = FOUNDATION if options.foundation else FOUNDATION + OURS
-        runs = packets(rows, options)
+        runs, supers = packets(rows, options)
     goodput = goodput_rows(options) if options.goodput else {}
-    table = as_markdown(rows, runs, goodput, END_WORDS[options.end])
+    table = as_markdown(rows, runs, goodput, END_WORDS[options.end], supers)
     BUILD.mkdir(exist_ok=True)
     (BUILD / "bench.md").write_text(table)
-    (BUILD / "bench.json").write_text(json.dumps(as_json(rows, runs, goodput, options.end), indent=1) + "\n")
+    (BUILD / "bench.json").write_text(json.dumps(as_json(rows, runs, goodput, options.end, supers), indent=1) + "\n")
     print(table)
     return int(options.strict and not all(aim.reached for aim in aims(runs, goodput)))
 

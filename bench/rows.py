@@ -65,3 +65,6 @@ OURS = (
     ours("hosts", f"ours, not matching `{HOSTS}`", HOSTS),
     ours("twenty", "ours, not matching twenty UDP ports", TWENTY),
 )
+
+SUPER = ("none", "rival", "vxlan", "geneve", "gre")
+"""Rows that are measured with super-packets of UDP, too. GRE's are cut into datagrams by the relay."""

@@ -2,15 +2,20 @@
 
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.lanes import Row
 
 SIZES = (64, 1400)
+DATAGRAMS, DATAGRAM = 10, 1300
+"""Of a super-packet: how many, and bytes of UDP's payload of each: they fit the underlay in every tunnel."""
 Runs = Mapping[str, Mapping[int, Sequence[float]]]
 """Row -> frame length -> nanoseconds per packet, one per repetition."""
+
+Supers = Mapping[str, Sequence[float]]
+"""Row -> nanoseconds per super-packet, one per repetition."""
 
 Goodput = Mapping[str, Sequence[float]]
 """bare, or how it was mirrored -> bits per second, one per repetition."""
@@ -64,7 +69,9 @@ def aims(runs: Runs, goodput: Goodput) -> list[Aim]:
     return sorted(found, key=lambda aim: aim.name)
 
 
-def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> dict[str, object]:
+def as_json(
+    rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str, supers: Supers | None = None
+) -> dict[str, object]:
     """Everything that was measured, with what follows from it."""
     return {
         "copies_end": end,
@@ -87,6 +94,11 @@ def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> dict
             for row in rows
         ],
         "noise_ns": {str(size): round(noise(runs, size), 1) for size in SIZES},
+        "udp_super_packets": {
+            "datagrams": DATAGRAMS,
+            "bytes": DATAGRAM,
+            "best_ns": {name: round(min(values), 1) for name, values in (supers or {}).items()},
+        },
         "goodput_bits_per_second": {name: [round(value) for value in values] for name, values in goodput.items()},
         "aims": [
             {
@@ -101,7 +113,7 @@ def as_json(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> dict
     }
 
 
-def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> str:
+def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str, supers: Supers | None = None) -> str:
     """The table to read."""
     repetitions = len(runs["none"][SIZES[0]])
     machine = f"Linux {platform.release()}, {processor()}"
@@ -121,6 +133,8 @@ def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> 
         lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
     lines += ["", "Noise (median over best of `no program`): "
               + ", ".join(f"{size} B {noise(runs, size):.0f} ns" for size in SIZES) + "."]  # fmt: skip
+    if supers:
+        lines += ["", *_supers({row.name: row.label for row in rows}, supers)]
     if goodput:
         bare = statistics.median(goodput["bare"])
         lines += ["", "| TCP goodput | Gb/s | of bare |", "|---|--:|--:|"]
@@ -133,6 +147,21 @@ def as_markdown(rows: Sequence[Row], runs: Runs, goodput: Goodput, end: str) -> 
             limit = f"<= {aim.most:g}" if aim.most is not None else f">= {aim.least:g}"
             lines.append(f"| {aim.name} | {aim.value:.3g} | {limit} | {'yes' if aim.reached else 'NO'} |")
     return "\n".join(lines) + "\n"
+
+
+def _supers(labels: Mapping[str, str], supers: Supers) -> Iterator[str]:
+    """What a super-packet costs."""
+    least = {name: min(values) for name, values in supers.items()}
+    yield f"| UDP GSO, {DATAGRAMS} datagrams of {DATAGRAM} B | ns | added | added to each | of rival |"
+    yield "|---|--:|--:|--:|--:|"
+    for name, value in least.items():
+        more = value - least["none"]
+        cells = (
+            "| | |"
+            if name == "none"
+            else f"{more:+.0f} | {more / DATAGRAMS:+.0f} | {more / (least['rival'] - least['none']):.2f} |"
+        )
+        yield f"| {labels[name]} | {value:.0f} | {cells}"
 
 
 def processor() -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.lanes import Row
-from bench.rows import FOUNDATION, HOSTS, ORDINARY, OURS, TWENTY
+from bench.rows import FOUNDATION, HOSTS, ORDINARY, OURS, SUPER, TWENTY
 from bench.table import Aim, added, aims, as_json, as_markdown, best, noise
 from sniffer import pcap
 from tests.packets import CORPUS
@@ -48,6 +48,15 @@ def test_the_table_and_the_file_have_every_row() -> None:
     assert all(f"| {row.label} |" in text for row in ROWS)
     assert "| gre / rival, 64 B | 0.925 | <= 0.9 | NO |" in text
     assert [row["name"] for row in content["rows"]] == list(NANOSECONDS)  # type: ignore[attr-defined]
+
+
+def test_super_packets() -> None:
+    supers = {"none": [5000.0, 5400.0], "rival": [9000.0, 9100.0], "vxlan": [8000.0]}
+    text, content = as_markdown(ROWS, RUNS, {}, "queue", supers), as_json(ROWS, RUNS, {}, "queue", supers)
+    assert "| vxlan | 8000 | +3000 | +300 | 0.75 |" in text
+    assert content["udp_super_packets"]["best_ns"] == {"none": 5000, "rival": 9000, "vxlan": 8000}  # type: ignore[index]
+    assert "UDP GSO" not in as_markdown(ROWS, RUNS, {}, "queue")
+    assert set(SUPER) <= {row.name for row in FOUNDATION + OURS}
 
 
 def test_rows_are_unique_and_their_filters_run_to_the_end() -> None:
