@@ -5,10 +5,11 @@ What takes a trial is tried on maps and programs that nobody else sees and that 
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sniffer import pcap
+from sniffer.abi.records import EgressRecord
 from sniffer.errors import KernelError, MachineError, SnifferError
 from sniffer.kernel import bpf, capabilities, cni, programs, relay, tcx, uname
 from sniffer.kernel.look import look_at
@@ -20,8 +21,9 @@ from sniffer.plan.template import address_of
 from sniffer.stats import floors
 from sniffer.stats.finding import Finding, Findings, Result
 
-_OVERHEAD = 50
-"""Bytes that VXLAN over IPv4 adds to an IP packet: the inner Ethernet header, VXLAN, UDP, IP. GRE adds less."""
+_OVERHEAD, _OVERHEAD_MOST = 50, 110
+"""Bytes that a tunnel adds to an IP packet (the inner Ethernet header, the tunnel's, UDP, IP): VXLAN over IPv4, and
+GENEVE with its options over IPv6."""
 _BACKLOG = 1000
 _SOMEWHERE = "192.0.2.1"  # an address for documentation: only the default route leads there
 _LOOPBACK, _ETHERNET = 772, 1  # ARPHRD_*
@@ -46,7 +48,7 @@ def examine(pin_root: Path) -> Findings:
             ("agent", lambda: _agent(pins)),
             ("relay", lambda: _relay(netlink)),
             ("backlog", _backlog),
-            ("mtu", lambda: _mtu(netlink)),
+            ("mtu", lambda: _mtu(netlink, _overhead(_records(pins)))),
             ("tunnels", lambda: _tunnels(pins)),
             ("cni", lambda: _cni(netlink)),
             ("rivals", lambda: _rivals(netlink, pins)),
@@ -213,7 +215,21 @@ def _backlog() -> Findings:
         yield Finding("backlog", Result.OK, f"net.core.netdev_max_backlog is {int(setting.read_text())}")
 
 
-def _mtu(netlink: Netlink) -> Findings:
+def _records(pins: Pins) -> tuple[EgressRecord, ...]:
+    """Of the endpoints that there are."""
+    return tuple(look_at(pins.root).state.egress.values()) if pins.exists() else ()
+
+
+def _overhead(records: Collection[EgressRecord]) -> tuple[int, str]:
+    """Bytes that these tunnels add to an IP packet at most, or most people's where there are none; in words."""
+    if records:
+        # The template takes the place of the inner Ethernet header, which the tunnel carries.
+        return max(len(record.template) for record in records), "by the tunnels that are here"
+    return _OVERHEAD, f"in VXLAN over IPv4; GENEVE over IPv6 takes {_OVERHEAD_MOST - _OVERHEAD} more"
+
+
+def _mtu(netlink: Netlink, wrapped: tuple[int, str]) -> Findings:
+    overhead, how = wrapped
     uplink = netlink.path_to(_SOMEWHERE)
     if uplink.device is None:
         yield Finding("mtu", Result.OK, "no default route: each target needs a route of its own")
@@ -221,11 +237,12 @@ def _mtu(netlink: Netlink) -> Findings:
     others = [link for link in netlink.links() if _is_mirrored(link) and link.name != uplink.device]
     largest = max(others, key=lambda link: link.mtu, default=None)
     text = f"{uplink.device}, where the default route leads, has {uplink.mtu}"
-    if largest is None or largest.mtu + _OVERHEAD <= uplink.mtu:
-        yield Finding("mtu", Result.OK, f"{text}: the largest frames of other interfaces fit, wrapped")
+    if largest is None or largest.mtu + overhead <= uplink.mtu:
+        yield Finding("mtu", Result.OK, f"{text}: the largest frames of other interfaces fit, wrapped ({how})")
         return
-    words = f"{text}, full frames of {largest.name} take {largest.mtu + _OVERHEAD} wrapped: they will be cut in two"
-    fix = f"ip link set {uplink.device} mtu {largest.mtu + _OVERHEAD}, where the network behind carries it"
+    needed = largest.mtu + overhead
+    words = f"{text}, full frames of {largest.name} take {needed} wrapped ({how}): they will be cut in two"
+    fix = f"ip link set {uplink.device} mtu {needed}, where the network behind carries it"
     yield Finding("mtu", Result.WARN, words, fix)
 
 
@@ -235,7 +252,7 @@ def _tunnels(pins: Pins) -> Findings:
         yield Finding("tunnels", Result.OK, "none yet")
         return
     state, links = (look := look_at(pins.root)).state, {link.index: link for link in look.links}
-    mirrored = [links[hook.ifindex] for hook in state.hooks if hook.ifindex in links]
+    mirrored = [links[hook.ifindex] for hook, mirrors in state.hooks.items() if mirrors and hook.ifindex in links]
     largest = max(mirrored, key=lambda link: link.mtu, default=None)
     tight = False
     for record in state.egress.values():

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from sniffer.errors import ApiError
 from sniffer.kernel import cni, preflight, tcx
 from sniffer.kernel.cni import Cni
 from sniffer.model.schema import CRD_KINDS, definition
+from sniffer.model.target import Encapsulation, Outer
+from sniffer.plan.facts import Path as Path_
+from sniffer.plan.facts import PathState
+from sniffer.plan.template import egress_record
 from sniffer.stats.finding import Finding, Result
 
 
@@ -96,6 +101,33 @@ def test_attachment_without_tcx(
     assert found.result is result
     assert words in found.text
     assert bool(found.fix) == (result is not Result.OK)
+
+
+PATH = Path_("10.9.0.2", PathState.REACHABLE, "eth0", 2, "10.9.0.1", "10.9.0.2", 1500)
+PATH_SIX = replace(PATH, address="fd00::2", source="fd00::1", nexthop="fd00::2")
+
+
+@pytest.mark.parametrize(
+    ("path", "tunnel", "added"),
+    [
+        (PATH, {"vxlan": {"vni": 1}}, 50),
+        (PATH, {"gre": {}}, 38),
+        (PATH, {"gre": {"key": 1, "sequence": True}}, 46),
+        (PATH, {"geneve": {"vni": 1}}, 90),
+        (PATH, {"erspan": {"version": 3, "sessionId": 1}}, 54),
+        (PATH_SIX, {"vxlan": {"vni": 1}}, 70),
+        (PATH_SIX, {"geneve": {"vni": 1}}, 110),
+    ],
+)
+def test_how_much_longer_a_copy_is(path: Path_, tunnel: dict[str, Any], added: int) -> None:
+    record = egress_record(path, Encapsulation.model_validate(tunnel), Outer())
+    least = egress_record(PATH, Encapsulation.model_validate({"gre": {}}), Outer())
+    assert preflight._overhead([least, record])[0] == added
+    assert added <= preflight._OVERHEAD_MOST
+
+
+def test_how_much_longer_a_copy_is_where_nobody_has_said() -> None:
+    assert preflight._overhead([]) == (50, "in VXLAN over IPv4; GENEVE over IPv6 takes 60 more")
 
 
 class Server:
