@@ -23,8 +23,10 @@
 #define ERSPAN_SESSION 0x3ff
 #define ICMP_UNREACHABLE 3 /* types that quote the packet that they are about (RFC 792, RFC 4443) */
 #define ICMP_TIME_EXCEEDED 11
+#define ICMP_TOO_BIG 4 /* the code of ICMP_UNREACHABLE by which routers tell a path's MTU */
 #define ICMP6_UNREACHABLE 1
-#define ICMP6_TIME_EXCEEDED 3
+#define ICMP6_PARAMETER_PROBLEM 4 /* its code 1, too: a protocol that nobody knows, as IPv4's protocol unreachable */
+#define ICMP6_UNKNOWN_PROTOCOL 1
 #define ICMP_HEADER 8
 #define OUTER_TAGS 3
 
@@ -199,29 +201,47 @@ static __always_inline bool is_node(struct scratch *s, __u32 address_at, bool si
 	return is_outer(s, address_at, six);
 }
 
-/* An ICMP error about a copy, to the node that sent it: to copy that would make another one. `ip`: where it starts. */
-static __always_inline bool is_refusal(struct scratch *s, __u32 level, __u32 ip, bool six)
+/* Who tells in `outers` that copies are refused: the analyzer whose header is in the scratch, one more time. */
+static __always_inline void count_refusal(struct scratch *s, __u8 type, __u8 code, bool six)
+{
+	__u32 *seen;
+
+	if (six ? type != ICMP6_UNREACHABLE && (type != ICMP6_PARAMETER_PROBLEM || code != ICMP6_UNKNOWN_PROTOCOL)
+		: type != ICMP_UNREACHABLE || code == ICMP_TOO_BIG)
+		return;
+	seen = bpf_map_lookup_elem(&outers, &s->outer);
+	if (seen)
+		__sync_fetch_and_add(seen, 1);
+}
+
+/* An ICMP error about a copy, to the node that sent it: to copy that would make another one. `ip`: where it starts;
+ * `anybody`: to whomever it goes. */
+static __always_inline bool is_refusal(struct scratch *s, __u32 level, __u32 ip, bool six, bool anybody)
 {
 	struct window *w = &s->window;
 	__u32 icmp = ip + (six ? OUTER6_TRANSPORT : OUTER_TRANSPORT) - OUTER_IP;
 	__u8 type = window_u8(w, icmp);
 
 	if (six) {
-		if (window_u8(w, ip + OUTER6_PROTOCOL - OUTER_IP) != IPPROTO_ICMPV6)
+		if (window_u8(w, ip + OUTER6_PROTOCOL - OUTER_IP) != IPPROTO_ICMPV6 || type < ICMP6_UNREACHABLE ||
+		    type > ICMP6_PARAMETER_PROBLEM)
 			return false;
-		return type >= ICMP6_UNREACHABLE && type <= ICMP6_TIME_EXCEEDED && is_node(s, ip + 24, six) &&
-		       has_analyzers_header(level, icmp + ICMP_HEADER, six);
-	}
-	if (window_u8(w, ip) != 0x45 || window_u8(w, ip + OUTER_PROTOCOL - OUTER_IP) != IPPROTO_ICMP)
+	} else if (window_u8(w, ip) != 0x45 || window_u8(w, ip + OUTER_PROTOCOL - OUTER_IP) != IPPROTO_ICMP ||
+		   (type != ICMP_UNREACHABLE && type != ICMP_TIME_EXCEEDED)) {
 		return false;
-	return (type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED) && is_node(s, ip + 16, six) &&
-	       has_analyzers_header(level, icmp + ICMP_HEADER, six);
+	}
+	if (!(anybody || is_node(s, ip + (six ? 24 : 16), six)) ||
+	    !has_analyzers_header(level, icmp + ICMP_HEADER, six))
+		return false;
+	count_refusal(s, type, window_u8(w, icmp + 1), six);
+	return true;
 }
 
 /* Whether the frame on a guarded hook is a copy of somebody's, or what a copy has caused: 1 or 0. */
 __noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction, __u32 guard)
 {
 	struct scratch *s = scratch_at(level);
+	bool answers = guard == GUARD_REFUSALS || (guard == GUARD_ANALYZER && direction == INGRESS);
 	__u32 ip;
 	bool six;
 
@@ -233,11 +253,11 @@ __noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction
 	six = window_u16(&s->window, ip - 2) == ETH_P_IPV6;
 	if (!six && window_u16(&s->window, ip - 2) != ETH_P_IP)
 		return 0;
-	if (guard != GUARD_ANALYZER && is_refusal(s, level, ip, six))
+	if ((answers || guard == GUARD_NODE) && is_refusal(s, level, ip, six, guard == GUARD_ANALYZER))
 		return 1;
-	if (guard == GUARD_REFUSALS || !has_analyzers_header(level, ip, six))
+	if (answers || !has_analyzers_header(level, ip, six))
 		return 0;
-	return guard == GUARD_ANALYZER || is_node(s, ip + (six ? 8 : 12), six);
+	return guard != GUARD_NODE || is_node(s, ip + (six ? 8 : 12), six);
 }
 
 #endif

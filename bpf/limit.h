@@ -140,8 +140,7 @@ __noinline int limit_outcome(struct __sk_buff *skb, __u32 level, __u32 mirror_id
 		return OUTCOME_DROPPED_PTP;
 	if (flags & LEASE_HELD >> LEASE_FLAGS_SHIFT)
 		return OUTCOME_DROPPED_STORM;
-	if (flags &&
-	    (is_repeated(s, skb->ifindex, mirror_id) || is_known_copy(skb, level, s->direction, GUARD_ANALYZER)))
+	if (flags && (is_repeated(s, skb->ifindex, mirror_id) || is_known_copy(skb, level, s->direction, GUARD_NONE)))
 		count(m->counter, OUTCOME_REPEATED, m->target_count, 0);
 	if (m->one_in && !sampled(s, m))
 		return OUTCOME_DROPPED_SAMPLED_OUT;

@@ -46,8 +46,9 @@ enum direction { INGRESS = 0, EGRESS = 1 };
 #define HOOK_LIST_MASK 0x0fffffff
 
 /* Which copies pass a hook beside those with our mark and header. NODE: an interface of a node: those of other nodes, and ours
- * inside of an overlay. ANALYZER: towards a pod that is an analyzer: whoever sent them. REFUSALS, and NODE: what an analyzer
- * that does not want copies answers to them. */
+ * inside of an overlay. ANALYZER: towards a pod that is an analyzer: whoever sent them; from it, what it answers to them, to
+ * whomever. REFUSALS, and NODE: what an analyzer that does not want copies answers to this or other nodes. A hook without a list
+ * is there for these alone. */
 enum guard { GUARD_NONE = 0, GUARD_NODE = 1, GUARD_ANALYZER = 2, GUARD_REFUSALS = 3 };
 
 /* Value of `lists`: mirror ids in order, 0 ends. */
@@ -160,7 +161,8 @@ struct egress {
  * copied. */
 #define LABEL_MIRROR_SHIFT 32
 
-/* Key of `outers`, whose values mean nothing: what the outer headers of copies from other nodes look like. A copy has a
+/* Key of `outers`: what the outer headers of copies from other nodes look like; the value counts up with each ICMP error by which
+ * such a copy is refused, where a guard sees it. A copy has a
  * node's address as its source (OUTER_NODE: nothing else is set) and an analyzer's header: VXLAN and GENEVE: port, key is
  * the VNI; GRE: port is OUTER_GRE_KEY and key is the key, or both are 0; ERSPAN: port is GRE's protocol type, key the session
  * id. Later fragments have OUTER_LATER with address and protocol. Integers are in host byte order. */
@@ -184,8 +186,8 @@ struct outer {
  * for want of a ring. */
 #define RELAY_SHARED 0x100000000
 
-/* Word of `paths`, by egress id. */
-enum path_word { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_NO_ROUTE = 3 };
+/* Word of `paths`, by egress id. REJECTING: copies go, and come back as ICMP errors. */
+enum path_word { PATH_NONE = 0, PATH_REACHABLE = 1, PATH_UNREACHABLE = 2, PATH_NO_ROUTE = 3, PATH_REJECTING = 4 };
 
 /* What became of a frame. Per mirror: matched = sent + every drop, in packets. wire and the losses are beside it:
  * packets written to the uplink, packets lost behind the relay. relayed - arrived is what the relay has in flight

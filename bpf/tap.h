@@ -181,7 +181,8 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 		return TC_ACT_UNSPEC;
 	if ((direction == EGRESS && has_our_mark(skb) && is_our_copy(skb, *level)) ||
 	    (list >> HOOK_GUARD_SHIFT && is_known_copy(skb, *level, direction, list >> HOOK_GUARD_SHIFT))) {
-		count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
+		if (list & HOOK_LIST_MASK)
+			count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
 		return TC_ACT_UNSPEC;
 	}
 	s->copies = 0;

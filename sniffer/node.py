@@ -19,10 +19,11 @@ from sniffer.kernel.netlink import Device, Netlink
 from sniffer.kernel.netns import Namespaces
 from sniffer.kernel.observe import observe, relay_of
 from sniffer.kernel.pins import Maps, Pins
+from sniffer.kernel.refusals import Watch
 from sniffer.kernel.stamps import Stamps
 from sniffer.kernel.storms import Storms, flags_of
 from sniffer.model.identity import Identity
-from sniffer.plan import ops
+from sniffer.plan import ops, rejecting
 from sniffer.plan.binding import Key, Owners, bind
 from sniffer.plan.cluster import Binding
 from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_addresses, hold, hold_waiting
@@ -84,6 +85,7 @@ class Node:
         self._relay: tuple[int, tuple[Link, ...], Relay | None] | None = None
         """When it was looked at, its links, and what was found."""
         self._storms = Storms()
+        self._watch = Watch()
         self._stamps = Stamps()
         self._waits_s = BINDING_S
         self._seen: Sources | None = None
@@ -183,7 +185,7 @@ class Node:
         self._facts = facts
         observed = self._observed(self._maps, facts, again is not None) if self._maps else State()
         facts = replace(facts, flags=self._flags(observed, facts))
-        wanted = self._storms.told(self._compiled(sources, facts))
+        wanted = self._refused(self._storms.told(self._compiled(sources, facts)), observed, facts, sources)
         if not sources.complete:
             wanted = _held(wanted, observed, sources.known)
         reasons = {verdict.reason for verdict in wanted.verdicts}
@@ -204,6 +206,16 @@ class Node:
         if wait_s is not None:
             self.wait_s = wait_s if self.wait_s is None else min(wait_s, self.wait_s)
         return flags
+
+    def _refused(self, wanted: Wanted, observed: State, facts: Facts, sources: Sources) -> Wanted:
+        """With what is known of analyzers that refuse copies; a preview leaves it as it is."""
+        if self._maps is None or self._kernel is None:
+            return rejecting.as_observed(wanted, observed)
+        self._watch.look(self._maps, observed, facts)
+        wait_s = self._watch.wait_s
+        if wait_s is not None:
+            self.wait_s = wait_s if self.wait_s is None else min(wait_s, self.wait_s)
+        return self._watch.told(wanted, facts, sources)
 
     def _observed(self, maps: Maps, facts: Facts, quick: bool) -> State:
         """The kernel tells of a clsact filter that goes, so that is looked at every time."""
@@ -252,12 +264,17 @@ class Node:
         return desired
 
 
+def _path_word(word: int) -> PathWord:
+    """A word that a later version knows is a path all the same."""
+    return PathWord(word) if word in tuple(PathWord) else PathWord.REACHABLE
+
+
 def _held(wanted: Wanted, observed: State, known: frozenset[Identity] | None) -> Wanted:
     """What is not attached is not held: its interface may be gone, and another have its index.
 
     known: see compile.hold; None: only what waits for us is held.
     """
-    paths = {record: PathWord(observed.paths.get(number, 0)) for number, record in observed.egress.items()}
+    paths = {record: _path_word(observed.paths.get(number, 0)) for number, record in observed.egress.items()}
     live = {hook for hook, attachment in observed.attachments.items() if attachment.program}
     try:
         mirrored = {hook: mirrors for hook, mirrors in contents(observed).items() if hook in live}

@@ -178,7 +178,7 @@ class Machine:
 
     def reachable(self) -> set[Place]:
         """From a hook; and from the relay, where a copy names its tunnel by number and generation."""
-        found: set[Place] = {("lists", number) for number in self.hooks.values()}
+        found: set[Place] = {("lists", number) for number in self.hooks.values() if number}
         mirrors = {number for hook in self.hooks for number in self.mirrors_of(hook)}
         found |= {("mirrors", number) for number in mirrors}
         for number in mirrors:

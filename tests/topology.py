@@ -210,6 +210,16 @@ def add_analyzer(netns: str, device: str, network: int, mtu: int = 1500) -> None
     run("ip", "address", "add", f"10.9.{network}.2/24", "dev", "eth0", netns=netns)
     offloads(device, on=False)
     offloads("eth0", on=False, netns=netns)
+    refuses(False, netns)
+
+
+def refuses(answers: bool, netns: str) -> None:
+    """Whether a host says by ICMP, to every packet, that nobody listens. Packet sockets hear of it all the same."""
+    # Milliseconds for each error; nobody has saved up more than a minute of them.
+    limit = 0 if answers else 1_000_000
+    for name in ("ipv4.icmp_ratelimit", "ipv6.icmp.ratelimit"):
+        if Path(f"/proc/sys/net/{name.replace('.', '/')}").exists():
+            set_sysctl(f"net.{name}", limit, netns)
 
 
 @contextmanager

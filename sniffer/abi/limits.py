@@ -102,6 +102,7 @@ class PathWord(IntEnum):
     REACHABLE = 1
     UNREACHABLE = 2
     NO_ROUTE = 3
+    REJECTING = 4
 
 
 class Guard(IntEnum):

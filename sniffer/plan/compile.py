@@ -100,7 +100,8 @@ class _Compilation:
         hooks = {hook: tuple(mirrors) for hook, mirrors in self._hooks.items()}
         used = {e for mirrors in hooks.values() for m in mirrors for t in m.tunnels for e in t.endpoints}
         paths = {e: word for e, word in self._paths.items() if e in used}
-        guards = self._of_named() | dict.fromkeys(self._towards_analyzers(), Guard.ANALYZER)
+        answers, copies = self._of_analyzers()
+        guards = dict.fromkeys(answers, Guard.ANALYZER) | self._of_named() | dict.fromkeys(copies, Guard.ANALYZER)
         guards = {hook: guard for hook, guard in guards.items() if hook in hooks}
         sources = {path.source for path in self._facts.paths.values() if path.source}
         nodes = self._sources.cluster.node_addresses if self._sources.cluster else sources
@@ -114,13 +115,14 @@ class _Compilation:
             return dict.fromkeys(self._named, Guard.NODE)
         return {hook: Guard.REFUSALS for hook in self._named if hook.direction == Direction.INGRESS}
 
-    def _towards_analyzers(self) -> set[Hook]:
-        """Hooks by which copies reach pods of this node that are analyzers."""
+    def _of_analyzers(self) -> tuple[set[Hook], set[Hook]]:
+        """Hooks by which answers of pods of this node that are analyzers leave them, and by which copies reach them."""
         endpoints = set(endpoint_addresses(self._sources.targets))
         pods = self._sources.cluster.pods if self._sources.cluster else ()
         uids = [pod.uid for pod in pods if endpoints.intersection(pod.addresses)]
         bindings = [self._facts.bindings[uid] for uid in uids if uid in self._facts.bindings]
-        return {Hook(index, Direction.EGRESS) for binding in bindings for index in binding.interfaces}
+        indexes = {index for binding in bindings for index in binding.interfaces}
+        return {Hook(i, Direction.INGRESS) for i in indexes}, {Hook(i, Direction.EGRESS) for i in indexes}
 
     def _verdict(self, resource: resources.Mirror) -> Verdict | None:
         """Places the mirror on its hooks; None: it is not for this node."""

@@ -94,7 +94,8 @@ class Assignment:
 
     def state(self, wanted: Wanted, node_name: str) -> State:
         """The state that the node should have. node_name: text of the NODE name."""
-        hooks = {hook: number for hook, mirrors in wanted.hooks.items() if (number := self._list(mirrors))}
+        lists = {hook: self._list(mirrors) for hook, mirrors in wanted.hooks.items()}
+        hooks = {hook: number for hook, number in lists.items() if number or not wanted.hooks[hook]}
         # A clsact filter is found again by its hook, and one ahead has none.
         ahead = wanted.ahead if self._facts.mechanism == Mechanism.TCX else ()
         taps = (*hooks, *ahead)
@@ -254,4 +255,5 @@ def contents(state: State) -> dict[Hook, tuple[Mirror, ...]]:
         limited = record.one_in, record.sampling, state.budgets[record.budget] if record.budget else None
         return Mirror(identity, program, record.snap_length, tunnels, *limited, record.from_pod)
 
-    return {hook: tuple(mirror(m) for m in state.lists[number]) for hook, number in state.hooks.items()}
+    lists = {number: tuple(map(mirror, mirrors)) for number, mirrors in state.lists.items()} | {0: ()}
+    return {hook: lists[number] for hook, number in state.hooks.items()}

@@ -21,13 +21,18 @@ def outer_keys(targets: Iterable[MirrorTarget], nodes: Iterable[str]) -> frozens
     return frozenset(headers) | frozenset(sources[: OUTERS_MAX - len(headers)])
 
 
+def header_of(target: MirrorTarget, address: str) -> OuterKey | None:
+    """What tells copies for one endpoint; None: it is no address."""
+    packed = _packed(address)
+    return OuterKey(OuterKind.HEADER, packed, *_tunnel(target.spec.encapsulation)) if packed else None
+
+
 def _headers(target: MirrorTarget) -> Iterator[OuterKey]:
-    protocol, port, key = _tunnel(target.spec.encapsulation)
     for address in addresses(target):
-        packed = _packed(address)
-        if packed:
-            yield OuterKey(OuterKind.HEADER, packed, protocol, port, key)
-            yield OuterKey(OuterKind.LATER, packed, protocol)
+        header = header_of(target, address)
+        if header:
+            yield header
+            yield OuterKey(OuterKind.LATER, header.address, header.protocol)
 
 
 def _tunnel(encapsulation: Encapsulation) -> tuple[int, int, int]:

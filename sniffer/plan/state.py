@@ -63,6 +63,7 @@ class Wanted:
     """The result of a compile."""
 
     hooks: Mapping[Hook, tuple[Mirror, ...]]
+    """Those that mirror nothing are there for their guard."""
     paths: Mapping[EgressRecord, PathWord]
     verdicts: tuple[Verdict, ...] = ()
     guards: Mapping[Hook, Guard] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class State:
     """The contents of our maps and hooks. Ids that are absent are free."""
 
     hooks: Mapping[Hook, int] = field(default_factory=dict)
+    """List ids, 0 for none."""
     guards: Mapping[Hook, Guard] = field(default_factory=dict)
     stamps: frozenset[Hook] = frozenset()
     """Hooks on the way out of devices that stamp what they send."""

@@ -83,7 +83,7 @@ LEASE = _gauge("sniffer_mirror_lease_seconds", "Seconds until the mirror ends by
 MIRRORS = _gauge("sniffer_mirrors", "Mirrors that the agent knows, by state and reason.", *MIRROR, "state", "reason")
 ENDPOINTS = _gauge(
     "sniffer_endpoints",
-    "Endpoints of targets in use, by state: reachable, unreachable, no_route.",
+    "Endpoints of targets in use, by state: reachable, unreachable, no_route, rejecting.",
     *("target", "address", "state"),
 )
 HOOKS = _gauge(

@@ -11,6 +11,7 @@ from sniffer.abi.records import Hook, MirrorRecord, NameKey, Tally
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Link, PathState, Relay
 from sniffer.plan.names import identity_of, node_of, verdict_of
+from sniffer.plan.rejecting import watching
 from sniffer.plan.state import State, Verdict
 from sniffer.plan.template import address_of, nexthop_of, source_of
 from sniffer.stats import limits
@@ -19,7 +20,11 @@ Row = dict[str, Any]
 
 DROPS = {o.name.removeprefix("DROPPED_").lower(): o for o in Outcome if o.name.startswith("DROPPED_")}
 LOSSES = {o.name.removeprefix("LOST_").lower(): o for o in Outcome if o.name.startswith("LOST_")}
-_PATHS = {PathWord.REACHABLE: PathState.REACHABLE, PathWord.UNREACHABLE: PathState.UNREACHABLE}
+_PATHS: Mapping[int, str] = {
+    PathWord.REACHABLE: PathState.REACHABLE,
+    PathWord.UNREACHABLE: PathState.UNREACHABLE,
+    PathWord.REJECTING: "rejecting",
+}
 _ZERO = (Tally(0, 0),) * len(Outcome)
 
 
@@ -52,6 +57,7 @@ def status(look: Look) -> Row:
         "mirrors": mirror_rows(look),
         "hooks": hook_rows(look),
         "skipped": _both(skipped),
+        "watching": _watching(look),
     }
 
 
@@ -152,7 +158,7 @@ def _targets(look: Look, verdict: Verdict, record: MirrorRecord | None) -> list[
 
 def _endpoint(state: State, number: int, names: Mapping[int, str]) -> Row:
     record = state.egress[number]
-    path = _PATHS.get(PathWord(state.paths.get(number, 0)), PathState.NO_ROUTE)
+    path = _PATHS.get(state.paths.get(number, 0), PathState.NO_ROUTE)
     known = path != PathState.NO_ROUTE
     return {
         "address": address_of(record),
@@ -165,11 +171,18 @@ def _endpoint(state: State, number: int, names: Mapping[int, str]) -> Row:
 
 
 def hook_rows(look: Look) -> list[Row]:
-    """One row per hook in use, the relay's left out."""
+    """One row per hook in use; the relay's are left out, and those that only watch."""
     names = {link.index: link.name for link in look.links}
-    relay = relay_ifindexes(look.state.relay)
-    hooks = sorted(h for h in look.state.hooks.keys() | look.state.attachments.keys() if h.ifindex not in relay)
+    relay, watches = relay_ifindexes(look.state.relay), watching(look.state)
+    found = look.state.hooks.keys() | look.state.attachments.keys()
+    hooks = sorted(hook for hook in found if hook.ifindex not in relay and hook not in watches)
     return [_hook_row(look, hook, names.get(hook.ifindex)) for hook in hooks]
+
+
+def _watching(look: Look) -> list[str]:
+    """Interfaces of the node where we look, for seconds, whether copies come back as ICMP errors."""
+    names = {link.index: link.name for link in look.links}
+    return [names[hook.ifindex] for hook in watching(look.state) if hook.ifindex in names]
 
 
 def relay_ifindexes(relay: Relay | None) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.topology import namespace, offloads, run, set_sysctl, start
+from tests.topology import namespace, offloads, refuses, run, set_sysctl, start
 from tests.wire import Capture
 
 BRIDGE = "lab0"
@@ -51,6 +51,7 @@ class Host:
         run("ip", "address", "add", f"{self.address}/24", "dev", "eth0", netns=self.netns)
         run("ip", "link", "set", "eth0", "up", netns=self.netns)
         run("ip", "route", "add", "default", "via", GATEWAY, netns=self.netns)
+        refuses(False, self.netns)
 
     def unplug(self) -> None:
         """Deletes link and namespace; what is not there is fine."""

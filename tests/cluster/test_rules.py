@@ -90,6 +90,14 @@ CASES = {
         {"target": "ana", "address": "10.9.0.2", "state": "no_route"},
         "The analyzer 10.9.0.2 of target ana is not reached from 2 nodes (no_route).",
     ),
+    "SnifferEndpointRejecting": Case(
+        {
+            "sniffer_endpoints": None,
+            'sniffer_endpoints{instance="a", target="ana", address="10.9.0.2", state="rejecting"}': "1x30",
+        },
+        {"target": "ana", "address": "10.9.0.2"},
+        "Copies for the analyzer 10.9.0.2 of target ana come back to 1 nodes as ICMP errors.",
+    ),
     "SnifferHookMissing": Case(
         {"sniffer_hooks": None, 'sniffer_hooks{%s, interface="veth1", direction="egress", state="missing"}': "1x30"},
         {**OF_AGENT, "interface": "veth1", "direction": "egress"},

@@ -4,16 +4,19 @@ The cluster is made up here (two nodes' addresses, one analyzer), the hooks, pro
 """
 
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from scapy.all import ARP, GRE, IP, UDP, Dot1Q, Ether, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, Raw, fragment
+from scapy.layers.inet import ICMP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded
 from scapy.layers.vxlan import VXLAN
 
 from sniffer.kernel import programs
 from sniffer.kernel.look import look_at
-from sniffer.kernel.pins import Lock, Pins
+from sniffer.kernel.pins import Lock, Maps, Pins
 from sniffer.model.resources import ClusterTrafficMirror, MirrorTarget
 from sniffer.node import Node as LoopNode
 from sniffer.plan.cluster import Binding, Cluster, Pod
@@ -113,6 +116,34 @@ TRAFFIC["with options"] = (
     Ether(dst="02:00:00:00:09:01") / IP(src="10.9.0.9", dst="10.8.0.7", options=b"\x94\x04\0\0") / vxlan()
 )
 
+ABOUT = bytes(IP(src="10.9.0.9", dst="10.8.0.7") / vxlan())
+ABOUT_SIX = bytes(IPv6(src="fd00:9::9", dst=SIX) / vxlan())
+REFUSING = {
+    "port unreachable": outer("10.8.0.7", "10.9.0.9") / ICMP(type=3, code=3) / ABOUT,
+    "a router refuses": outer("10.9.0.77", "10.9.0.9") / ICMP(type=3, code=13) / ABOUT,
+    "protocol unreachable": outer("10.8.0.8", "10.9.0.9")
+    / ICMP(type=3, code=2)
+    / bytes(IP(src="10.9.0.9", dst="10.8.0.8") / gre()),
+    "port unreachable over ipv6": six(SIX, "fd00:9::9") / ICMPv6DestUnreach(code=4) / ABOUT_SIX,
+    "unknown protocol over ipv6": six("fd00:8::8", "fd00:9::9")
+    / ICMPv6ParamProblem(code=1)
+    / bytes(IPv6(src="fd00:9::9", dst="fd00:8::8") / erspan(3, 1023)),
+}
+ERRORS = {
+    "too long": outer("10.9.0.77", "10.9.0.9") / ICMP(type=3, code=4, nexthopmtu=1400) / ABOUT,
+    "too far": outer("10.9.0.77", "10.9.0.9") / ICMP(type=11) / ABOUT,
+    "too long over ipv6": six(SIX, "fd00:9::9") / ICMPv6PacketTooBig() / ABOUT_SIX,
+    "too far over ipv6": six(SIX, "fd00:9::9") / ICMPv6TimeExceeded() / ABOUT_SIX,
+    "a header of ours that nobody knows": six(SIX, "fd00:9::9") / ICMPv6ParamProblem(code=0) / ABOUT_SIX,
+}
+"""About copies, too; but nobody refuses them."""
+
+
+def refused() -> int:
+    """By all analyzers, so far."""
+    with Maps(Pins(ROOT), writable=False) as maps:
+        return sum(struct.unpack("=I", value)[0] for _, value in maps.outers.items())
+
 
 def targets() -> list[Document]:
     return [
@@ -207,6 +238,27 @@ def test_who_is_no_node_any_more_is_traffic(bed: Node, loop: Loop) -> None:
     loop.settle([mirror("nics", ["up0"], direction="Ingress")], nodes=frozenset({"10.9.0.1"}))
     frame = {"gone": COPIES["vxlan"]}
     assert told_apart(bed, frame, "Ingress") == {"gone": "matched"}
+
+
+def test_answers_of_analyzers_are_told_from_traffic(bed: Node, loop: Loop) -> None:
+    """A4: none of them is copied, and those by which copies are refused are counted."""
+    loop.settle([mirror("nics", ["up0"], direction="Ingress")])
+    before = refused()
+    assert told_apart(bed, REFUSING, "Ingress") == dict.fromkeys(REFUSING, "skipped")
+    assert refused() - before == len(REFUSING)
+    assert told_apart(bed, ERRORS, "Ingress") == dict.fromkeys(ERRORS, "skipped")
+    assert refused() - before == len(REFUSING)
+    elsewhere = outer("10.8.0.7", "10.9.0.8") / ICMP(type=3, code=3) / ABOUT
+    assert told_apart(bed, {"to nobody's node": elsewhere}, "Ingress") == {"to nobody's node": "matched"}
+
+
+def test_answers_of_a_pod_that_is_an_analyzer(bed: Node, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A4, B2: each copy of one of its answers would get another; a pod that is none has its errors mirrored."""
+    (up0,) = (link.index for link in loop.node.netlink.links() if link.name == "up0")
+    frames = REFUSING | {"to anybody": outer("10.8.0.7", "10.9.0.8") / ICMP(type=3, code=3) / ABOUT}
+    for address, fate in (("10.1.0.20", "matched"), ("10.8.0.7", "skipped")):
+        loop.settle([pods_mirror("Egress")], pod_on(up0, address, loop, monkeypatch))
+        assert told_apart(bed, frames, "Ingress") == dict.fromkeys(frames, fate)
 
 
 def pods_mirror(direction: str) -> Document:

@@ -20,7 +20,7 @@ from tests.mirrored import agent_at, check_counts, check_identity, copies, mirro
 from tests.numbered import VXLAN, datagrams, numbers
 from tests.packets import payload
 from tests.receivers import decode
-from tests.topology import Node, node, offloads, run, set_sysctl, wait_until
+from tests.topology import Node, node, offloads, refuses, run, set_sysctl, wait_until
 from tests.traffic import blast
 from tests.tun import TAP, VNET_HDR, tun
 from tests.wire import Capture, send, socket_in
@@ -79,9 +79,8 @@ def received(netns: str) -> int:
 def test_an_analyzer_that_refuses(bed: Bed, encapsulation: dict[str, object]) -> None:
     """A4: each copy is answered by ICMP, and no answer is copied, though everything on the uplink is mirrored."""
     here, agent = bed
-    limits = {"icmp_ratelimit": 0, "icmp_ratemask": 0}
-    for name, value in limits.items():
-        set_sysctl(f"net.ipv4.{name}", value, "ana")
+    refuses(True, "ana")
+    set_sysctl("net.ipv4.icmp_ratemask", 0, "ana")
     programme(
         agent,
         target(encapsulation=encapsulation),
@@ -100,16 +99,19 @@ def test_an_analyzer_that_refuses(bed: Bed, encapsulation: dict[str, object]) ->
     assert agent.mirror(pods)["sent"]["packets"] == 300
     assert agent.mirror(uplink)["matched"]["packets"] == 0
     assert agent.status()["skipped"]["packets"] - skipped == 300 + len(refusals)
+    refuses(False, "ana")
 
 
 def test_refusals_of_others_are_mirrored(bed: Bed) -> None:
     """A4: an ICMP error about anything else is traffic."""
     _, agent = bed
+    refuses(True, "ana")
     (name,) = programme(agent, target(), mirror_of("ana", "up0", filter="icmp"))
     with socket_in(None, socket.AF_INET, socket.SOCK_DGRAM) as sender, Capture("eth0", "ana") as analyzer:
         for port in (9, 4790):
             sender.sendto(b"\x08\0\0\0\0\x10\x92\0" + bytes(60), ("10.9.0.2", port))
         outer = copies(analyzer)
+    refuses(False, "ana")
     assert [frame[34:36] for frame in (item.frame for item in decode(outer))] == [b"\x03\x03"] * 2
     check_identity(*settled(agent, name))
 

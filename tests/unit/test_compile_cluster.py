@@ -303,7 +303,7 @@ def test_interfaces_wait_for_the_list_of_nodes() -> None:
 def test_the_way_to_a_pod_that_is_an_analyzer_is_guarded() -> None:
     """By the header alone: an overlay gives copies addresses of its own."""
     wanted = compiled(target(address="10.9.0.2"), wide(), pods=(replace(pod(20), addresses=("10.9.0.2",)), pod(21)))
-    assert wanted.guards == {Hook(20, Direction.EGRESS): Guard.ANALYZER}
+    assert wanted.guards == {Hook(20, direction): Guard.ANALYZER for direction in Direction}
     assert {key.kind for key in wanted.outers} == {OuterKind.HEADER, OuterKind.LATER}
 
 

@@ -68,7 +68,7 @@ HOOKS = st.builds(Hook, st.integers(10, 12), st.sampled_from(Direction))
 ENDPOINTS = st.builds(egress, st.integers(2, 5), st.sampled_from([1500, 1400]), st.sampled_from([7, 8]))
 PROGRAM = st.one_of(st.just(()), st.integers(0, 3).map(program))
 MIRRORS = ("m0", "m1", "m2", "m3", "m4")
-GUARDS = st.sampled_from([Guard.NODE, Guard.ANALYZER])
+GUARDS = st.sampled_from([Guard.NODE, Guard.ANALYZER, Guard.REFUSALS])
 OUTERS = tuple(OuterKey(kind, bytes(12) + b"\x0a\x09\x00\x02", 17, 4789, 42) for kind in OuterKind)
 
 
@@ -91,7 +91,7 @@ def tunnels(draw: st.DrawFn, target: str) -> Tunnel:
 
 @st.composite
 def wishes(draw: st.DrawFn) -> Wanted:
-    """Hooks that share mirrors, mirrors that share filters and tunnels, tunnels that share endpoints."""
+    """Hooks that share mirrors, or have none; mirrors that share filters and tunnels, tunnels that share endpoints."""
     targets = [draw(tunnels(f"t{n}")) for n in range(3)]
     chosen = st.lists(st.sampled_from(targets), min_size=1, max_size=2, unique=True).map(tuple)
     mirrors = {
@@ -106,7 +106,7 @@ def wishes(draw: st.DrawFn) -> Wanted:
         )
         for name in MIRRORS
     }
-    rows = st.lists(st.sampled_from(MIRRORS), min_size=1, max_size=4, unique=True)
+    rows = st.lists(st.sampled_from(MIRRORS), max_size=4, unique=True)
     hooks = draw(st.dictionaries(HOOKS, rows, max_size=5))
     placed = {hook: tuple(mirrors[name] for name in row) for hook, row in hooks.items()}
     used = {record for row in placed.values() for one in row for t in one.tunnels for record in t.endpoints}
@@ -421,6 +421,20 @@ def test_a_path_is_one_word() -> None:
     settle(machine, wanted({IN: (mirror(),)}))
     plans = settle(machine, wanted({IN: (mirror(),)}, PathWord.UNREACHABLE))
     assert plans == [(ops.SetPath(1, PathWord.UNREACHABLE),)]
+
+
+def test_a_hook_that_only_watches() -> None:
+    """Its word says so, no list does; and it goes like any other."""
+    machine = Machine()
+    wish = wanted({IN: (mirror(),)})
+    settle(machine, wish)
+    watch = Hook(12, Direction.INGRESS)
+    more = replace(wish, hooks={**wish.hooks, watch: ()}, guards={watch: Guard.REFUSALS}, outers=frozenset(OUTERS))
+    ((*known, word, attached),) = settle(machine, more)
+    assert (word, known) == (ops.SetHook(watch, 0, Guard.REFUSALS), [ops.PutOuter(key) for key in sorted(OUTERS)])
+    assert attached == ops.Attach(watch, Mechanism.TCX, "tap_ingress")
+    plans = settle(machine, wish)
+    assert set(plans[0][:2]) == {ops.Detach(watch, Mechanism.TCX), ops.RemoveHook(watch)}
 
 
 def test_a_lease_is_renewed_when_a_third_of_it_is_over() -> None:

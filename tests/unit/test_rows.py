@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniffer.abi.limits import Direction, NameKind, Outcome, PathWord
+from sniffer.abi.limits import Direction, Guard, NameKind, Outcome, PathWord
 from sniffer.abi.records import BudgetRecord, EgressRecord, Hook, MirrorRecord, NameKey, Tally, TunnelRecord
 from sniffer.model.identity import Identity
 from sniffer.plan.facts import Link, Mechanism, Relay
@@ -123,6 +123,7 @@ def test_the_shape_of_status() -> None:
             }
         ],
         "skipped": {"packets": 2, "bytes": 200},
+        "watching": [],
     }
 
 
@@ -214,6 +215,7 @@ def test_a_verdict_without_a_place_in_the_kernel() -> None:
     [
         (PathWord.REACHABLE, "reachable", True),
         (PathWord.UNREACHABLE, "unreachable", True),
+        (PathWord.REJECTING, "rejecting", True),
         (PathWord.NO_ROUTE, "no_route", False),
     ],
 )
@@ -252,6 +254,15 @@ def test_a_mirror_that_is_not_attached_says_so() -> None:
     row = mirror_row(a_look(replace(a_state(), attachments={})))
     assert (row["state"], row["reason"]) == ("Degraded", "HookMissing")
     assert row["message"] == "not attached: pod0 ingress"
+
+
+def test_hooks_that_only_watch_are_told_apart() -> None:
+    watch = Hook(12, Direction.INGRESS)
+    state = a_state()
+    hooks, guards = {**state.hooks, watch: 0}, {watch: Guard.REFUSALS}
+    found = status(a_look(replace(state, hooks=hooks, guards=guards)))
+    assert [row["interface"] for row in found["hooks"]] == ["pod0"]
+    assert found["watching"] == ["up0"]
 
 
 def test_the_relay_s_hooks_are_not_shown() -> None:
