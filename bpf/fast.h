@@ -188,6 +188,9 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 
 		remove_jumbo(skb, w);
 		fits = fit_segments(skb, s, e, &wrap);
+		/* Of headers that nobody here reads (IPv6's extensions) each segment will tell, behind the relay. */
+		if (!wrap.headers)
+			return pass_on(skb, s, e, was_cut);
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
 		if (t->oversize == OVERSIZE_TRUNCATE && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))

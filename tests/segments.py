@@ -173,6 +173,17 @@ def send_offloaded(frames: Iterable[tuple[bytes, int]], device: str = "eth0", ne
     return number
 
 
+def send_described(device: str, frame: bytes, headers: int, size: int) -> None:
+    """Sends one super-packet of IPv6 with `headers` bytes of headers, whatever they are, as a guest of the node does.
+    The last of them is UDP to port 9, or TCP without options."""
+    udp = frame[headers - 6 : headers - 4] == b"\x00\x09"
+    kind, transport, place = (GSO_UDP_L4, headers - 8, 6) if udp else (GSO_TCPV6, headers - 20, 16)
+    with socket_in(None, socket.AF_PACKET, socket.SOCK_RAW) as packets:
+        packets.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        packets.bind((device, 0))
+        packets.send(_HEADER.pack(NEEDS_CHECKSUM, kind, headers, size, transport, place) + frame)
+
+
 def rebuild(frames: Iterable[bytes]) -> Mapping[tuple[bytes, bytes], bytes]:
     """The streams of TCP by (addresses, ports), from their SYN on, put together by sequence number; AssertionError
     where pieces differ where they overlap, or one is missing."""

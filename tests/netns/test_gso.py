@@ -8,7 +8,7 @@ from typing import Self
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Ether
 
 from sniffer.abi.limits import Outcome
@@ -27,7 +27,7 @@ from tests.mirrored import (
 )
 from tests.packets import payload
 from tests.receivers import Received, decode
-from tests.segments import checksums_good, cut, layers, rebuild, send_offloaded, unsummed
+from tests.segments import checksums_good, cut, layers, rebuild, send_described, send_offloaded, unsummed
 from tests.streams import content, tcp, udp
 from tests.topology import Node, node, offloads, run, set_sysctl
 from tests.wire import Capture
@@ -187,6 +187,30 @@ def test_what_a_guest_sends_is_counted_exactly(bed: tuple[Node, Agent]) -> None:
         got = [item.frame for item in received if is_udp(item.frame)]
         assert difference(wanted, got) == ([], [])
         assert all(checksums_good(item.frame) for item in received)
+
+
+@pytest.mark.parametrize("policy", [{"oversize": "Segment"}, {"oversize": "Drop"}, {"outer": {"dontFragment": True}}])
+def test_super_packets_with_extension_headers(bed: tuple[Node, Agent], policy: Document) -> None:
+    """C11, C16: where each segment fits, each arrives, whatever is to become of those that do not; and none that never
+    was is told as lost."""
+    _, agent = bed
+    head = Ether(src="02:00:00:00:00:0a", dst="02:00:00:00:00:0b") / IPv6(src="fd00:1::2", dst="fd00:1::3")
+    tcp_head = bytes(head / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / TCP(seq=7, flags="A"))
+    udp_head = bytes(head / IPv6ExtHdrHopByHop() / UDP(dport=9))
+    sizes = (600, 1000)
+    with Both(agent, mirror_of("ana", direction="Egress"), target(**policy)) as seen:
+        for start, size in ((tcp_head, sizes[0]), (udp_head, sizes[1])):
+            load = payload(size * 4 + 9)
+            send_described(
+                "pod0", start[:18] + (len(start) - 54 + len(load)).to_bytes(2) + start[20:] + load, len(start), size
+            )
+    (row,) = settled(agent, seen.name)
+    assert row["sent"]["packets"] == row["matched"]["packets"] == 2, row
+    assert not any(row["lost"].values()), row
+    of = [[item.frame for item in seen.received if item.frame[20] == kind] for kind in (60, 0)]
+    for frames, start, size in zip(of, (tcp_head, udp_head), sizes, strict=True):
+        assert [len(frame) - len(start) for frame in frames] == [size] * 4 + [9]
+        assert b"".join(frame[len(start) :] for frame in frames) == payload(size * 4 + 9)
 
 
 @pytest.mark.parametrize(("size", "fragments"), [(1400, 1), (1422, 1), (1423, 2), (1472, 2), (100, 1), (1, 1)])
