@@ -47,7 +47,8 @@ int encap(struct __sk_buff *skb)
 	if (!s || !s->slot.armed)
 		return TC_ACT_SHOT;
 	s->slot.armed = 0;
-	skb->tstamp = 0; /* when the original is to leave (EDT): the copy waits for nothing */
+	skb->tstamp = 0;   /* when the original is to leave (EDT): the copy waits for nothing */
+	skb->priority = 0; /* nor is it before anybody in the uplink's queues, or of a class that is somebody's */
 	e = bpf_map_lookup_elem(&egress, &s->slot.egress);
 	t = bpf_map_lookup_elem(&tunnels, &s->slot.tunnel);
 	if (!e || !t)
