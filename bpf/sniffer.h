@@ -14,7 +14,9 @@
 /* Limits. Id 0 of lists, filters, mirrors, tunnels, egress and budgets means "none" and is never allocated;
  * counter 0 is the node's own. */
 #define HOOKS_MAX 8192
-#define HOOKS_PROBES 8
+#define HOOKS_ROW 8
+#define HOOKS_PROBES 16
+#define HOOKS_STRIDE 1021
 #define LISTS_MAX 2048
 #define FILTERS_MAX 2048
 #define MIRRORS_MAX 4096
@@ -39,7 +41,9 @@
 enum direction { INGRESS = 0, EGRESS = 1 };
 
 /* Word of `hooks`, an open-addressed table: ifindex << 32 | direction << 31 | enum guard << 29 | HOOK_STAMPS | list id, at one
- * of the HOOKS_PROBES places from (2 * ifindex + direction) % HOOKS_MAX on, going round. So a hook is switched by one store.
+ * of HOOKS_PROBES places: the HOOKS_ROW from (2 * ifindex + direction) % HOOKS_MAX on, then each HOOKS_STRIDE further than the
+ * one before it (the first of them from the first), going round: interfaces come in rows, and a number comes round again.
+ * So a hook is switched by one store.
  * HOOK_STAMPS: the device stamps packets with the time of their sending, one at a time: no copy may go before them. */
 #define HOOK_GUARD_SHIFT 29
 #define HOOK_STAMPS 0x10000000

@@ -16,7 +16,8 @@ static __always_inline __u32 list_of(__u32 ifindex, __u32 direction)
 	__u64 owner = (__u64)ifindex << 32 | (__u64)direction << 31;
 
 	for (int n = 0; n < HOOKS_PROBES; n++) {
-		__u32 place = (2 * ifindex + direction + n) & (HOOKS_MAX - 1);
+		__u32 further = n < HOOKS_ROW ? n : (n - HOOKS_ROW + 1) * HOOKS_STRIDE;
+		__u32 place = (2 * ifindex + direction + further) & (HOOKS_MAX - 1);
 		volatile __u64 *word = bpf_map_lookup_elem(&hooks, &place);
 		__u64 value = word ? *word : 0;
 

@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -194,8 +194,18 @@ class Node:
         if "Compiling" in reasons:
             self._last, self.wait_s = None, 0.0
         self._links = facts.links
+        # For these there was no room: no hook of theirs is there that status could miss.
+        wanted = self._told(wanted, {hook for hook in self._unattached if hook not in observed.hooks})
         desired = self._desired(wanted, observed, facts, node_name)
         return diff(observed, desired, {number: name for name, number in self._programs.items()})
+
+    def _told(self, wanted: Wanted, unattached: Collection[Hook]) -> Wanted:
+        """With the verdicts on those whose hooks these are."""
+        if not unattached:
+            return wanted
+        names = {link.index: link.name for link in self._links}
+        missing = {names.get(hook.ifindex, ""): self._unattached[hook] for hook in unattached}
+        return replace(wanted, verdicts=tuple(_not_attached(verdict, missing) for verdict in wanted.verdicts))
 
     def _flags(self, observed: State, facts: Facts) -> Mapping[Identity, int]:
         """LEASE_ flags; a preview leaves them as they are."""

@@ -19,6 +19,8 @@ from sniffer.abi.limits import (
     HOOK_STAMPS,
     HOOKS_MAX,
     HOOKS_PROBES,
+    HOOKS_ROW,
+    HOOKS_STRIDE,
     LIST_LENGTH,
     NAME_LENGTH,
     PROGRAM_LENGTH,
@@ -95,7 +97,8 @@ class Hook(NamedTuple):
     def places(self) -> tuple[int, ...]:
         """Where its word may lie in `hooks`, in the order in which the programs look."""
         first = 2 * self.ifindex + self.direction
-        return tuple((first + n) % HOOKS_MAX for n in range(HOOKS_PROBES))
+        further = (HOOKS_STRIDE * n for n in range(1, HOOKS_PROBES - HOOKS_ROW + 1))
+        return tuple((first + n) % HOOKS_MAX for n in (*range(HOOKS_ROW), *further))
 
     def word(self, list_id: int, guard: Guard = Guard.NONE, stamps: bool = False) -> int:
         """Its word in `hooks`: ifindex << 32 | direction << 31 | guard << HOOK_GUARD_SHIFT | HOOK_STAMPS | list id."""

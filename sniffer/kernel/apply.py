@@ -30,15 +30,20 @@ class Kernel:
         self._programs = programs
 
     def apply(self, plan: ops.Plan) -> dict[Hook, str]:
-        """The hooks that could not be attached to, and why. Raises SnifferError at any other op that fails."""
+        """The hooks that could not be attached to, or for which there is no room, and why. Raises SnifferError at any
+        other op that fails.
+        """
         failures = {}
         for op in plan:
+            if isinstance(op, ops.Attach) and op.hook in failures:
+                continue
             try:
                 self._apply(op)
             except SnifferError as error:
-                if not isinstance(op, ops.Attach):
+                number = error.errno if isinstance(error, KernelError) else 0
+                if not (isinstance(op, ops.Attach) or (isinstance(op, ops.SetHook) and number == errno.ENOSPC)):
                     raise
-                if not (isinstance(error, KernelError) and error.errno == errno.ENODEV):  # gone meanwhile
+                if number != errno.ENODEV:  # gone meanwhile
                     failures[op.hook] = str(error)
         return failures
 

@@ -325,6 +325,7 @@ def test_a_hook_is_found_where_the_header_says() -> None:
     assert hook.word(0x05060708, limits.Guard.ANALYZER) == 0x01020304_C5060708
     assert Hook.of_word(hook.word(0x05060708, limits.Guard.ANALYZER)) == (hook, 0x05060708, limits.Guard.ANALYZER)
     first = (2 * hook.ifindex + 1) % limits.HOOKS_MAX
-    assert hook.places() == tuple((first + n) % limits.HOOKS_MAX for n in range(limits.HOOKS_PROBES))
+    further = [0, 1, 2, 3, 4, 5, 6, 7, *(1021 * n for n in range(1, 9))]
+    assert hook.places() == tuple((first + n) % limits.HOOKS_MAX for n in further)
     last = Hook(limits.HOOKS_MAX // 2 - 1, limits.Direction.EGRESS)
     assert last.places()[:2] == (limits.HOOKS_MAX - 1, 0)

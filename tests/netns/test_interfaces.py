@@ -1,7 +1,7 @@
 """Interfaces come and go, are renamed, and their indexes are used again."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,43 @@ def hooks(agent: Agent) -> set[tuple[str, str]]:
 
 BOTH = {("pod0", "ingress"), ("pod0", "egress")}
 POD1 = {("pod1", "ingress"), ("pod1", "egress")}
+
+
+def bridges(stem: str, indexes: Iterable[int]) -> list[str]:
+    """Devices with these indexes, up."""
+    names = [f"{stem}{number}" for number, _ in enumerate(indexes)]
+    pairs = list(zip(names, indexes, strict=True))
+    lines = [f"link add {name} index {index} type bridge\nlink set {name} up" for name, index in pairs]
+    run("ip", "-batch", "-", stdin="\n".join(lines))
+    return names
+
+
+@only_tcx
+def test_indexes_that_have_come_round(bed: Node, agent: Agent) -> None:
+    """A row of interfaces that have been there for long, and new ones, thousands of interfaces later, whose words in
+    the map would lie in its midst. Where there is no room for some, they say so, and stand in nobody's way."""
+    row = bridges("row", range(40_000, 40_060))
+    new = bridges("new", range(44_116, 44_122))
+    same = bridges("same", range(50_000, 50_000 + 16 * 4096, 4096))
+    try:
+        agent.write(target(), mirror("rows", ["row*", "new*"]), mirror("many", ["same*"]), mirror("pods", ["pod0"]))
+        agent.wait(lambda status: {r["name"]: r["state"] for r in status["mirrors"]}.get("many") == "Degraded", 15)
+        assert {(name, way) for name in (*row, *new) for way in ("ingress", "egress")} <= hooks(agent)
+        assert (agent.mirror("rows")["state"], agent.mirror("pods")["state"]) == ("Programmed", "Programmed")
+        many = agent.mirror("many")
+        assert many["reason"] == "NotAttached"
+        assert "no room in `hooks` for ifindex" in many["message"]
+        there = [name for name in same if (name, "egress") in hooks(agent)]
+        assert 8 < len(there) < 16
+        with Capture("eth0", bed.analyzer) as copies:
+            for name in (row[0], new[0], new[-1], there[-1]):
+                raw(name, 10)
+            copies.settle()
+        assert sum(frame.octets[50:] == FRAME for frame in copies.frames) == 40
+        remove(same[8:], [])
+        agent.wait(lambda status: {r["name"]: r["state"] for r in status["mirrors"]}["many"] == "Programmed")
+    finally:
+        remove([*row, *new, *same], [])
 
 
 @only_tcx
