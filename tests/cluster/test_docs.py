@@ -1,30 +1,20 @@
 """Pages that a person in front of a cluster follows: each YAML is applied, each command run, in order."""
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import pages
 from tests.cluster.lab import Cluster
 
-ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TARGETS = "kubectl delete mirrortarget --all --ignore-not-found"
 
 
-def section(cluster: Cluster, page: str, title: str | None = None) -> str:
+def script(cluster: Cluster, page: str, heading: str = "") -> str:
     """A page, or what stands below one of its headings; its analyzer is one that there is."""
-    text = (ROOT / page).read_text().replace("10.0.9.5", cluster.analyzer.address)
-    return text if title is None else text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def script(text: str) -> str:
-    """Installing is what tests/cluster/install.py does."""
-    blocks = [(kind, body) for kind, body in BLOCK.findall(text) if not body.startswith("helm install")]
-    assert blocks
-    return "\n".join(f"kubectl apply -f - <<'END'\n{body}END" if kind == "yaml" else body for kind, body in blocks)
+    return pages.script(page, heading).replace("10.0.9.5", cluster.analyzer.address)
 
 
 def follow(cluster: Cluster, commands: str, directory: Path) -> str:
@@ -56,8 +46,8 @@ def shop(installed: Cluster, tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_the_readme_and_tenancy(shop: Cluster, tmp_path: Path) -> None:
-    said = follow(shop, script(section(shop, "README.md", "In a cluster")), tmp_path)
+    said = follow(shop, script(shop, "README.md", "In a cluster"), tmp_path)
     assert "trafficmirror.sniffer.dev/web condition met" in said
     follow(shop, "kubectl delete trafficmirror web -n shop; " + TARGETS, tmp_path)
-    told = follow(shop, script(section(shop, "docs/how-to/tenancy.md")), tmp_path)
+    told = follow(shop, script(shop, "docs/how-to/tenancy.md"), tmp_path)
     assert [line for line in told.splitlines() if line in ("yes", "no")] == ["yes", "yes", "no"]

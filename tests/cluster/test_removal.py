@@ -26,6 +26,7 @@ from tests.cluster.node import Node
 from tests.cluster.pod import Pod
 from tests.inventory import assert_gone
 from tests.numbered import datagrams, numbers
+from tests.pages import blocks
 from tests.topology import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -317,10 +318,10 @@ def _ends(cluster: Cluster, name: str) -> bool:
 
 def by_hand(cluster: Cluster, nodes: Sequence[Node], image: str) -> None:
     """As the documentation has it."""
-    text = (ROOT / "docs/operations.md").read_text().split("```yaml\n")[1].split("```")[0]
+    [block] = blocks("docs/operations.md", "By hand")
     names = []
     for node in nodes:
-        document: Document = yaml.safe_load(text.replace("NODE", node.name).replace("IMAGE", image))
+        document: Document = yaml.safe_load(block.text.replace("NODE", node.name).replace("IMAGE", image))
         document["metadata"]["name"] += f"-{node.name}"
         names.append(document["metadata"]["name"])
         cluster.apply(document)

@@ -2,21 +2,20 @@
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.agent import SNIFFER
+from tests.pages import script
 
-PAGE = Path(__file__).parents[2] / "docs/tutorial.md"
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE = "docs/tutorial.md"
 
 
 def follow(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Runs what stands in blocks of sh, and ends at the first command that fails."""
-    script = "set -euo pipefail\n" + "\n".join(BLOCK.findall(text))
+    """Runs commands, and ends at the first that fails."""
+    commands = f"set -euo pipefail\n{text}"
     environment = {**os.environ, "PATH": f"{SNIFFER.parent}:{os.environ['PATH']}"}
     # Namespaces of its own: whatever a broken page leaves behind goes with them.
     command = ["unshare", "--pid", "--net", "--mount", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]
@@ -24,7 +23,7 @@ def follow(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
         "mount -t tmpfs tmpfs /run && mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && ip link set lo up\n"
     )
     return subprocess.run(
-        [*command, mounts + script],
+        [*command, mounts + commands],
         cwd=directory,
         env=environment,
         capture_output=True,
@@ -40,7 +39,7 @@ def alerts(directory: Path) -> list[dict[str, object]]:
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
-    done = follow(PAGE.read_text(), tmp_path)
+    done = follow(script(PAGE), tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "<h1>shop</h1>" in done.stdout
     (alert,) = alerts(tmp_path)  # the second request was after the edit
@@ -49,7 +48,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_page_that_is_wrong_is_noticed(tmp_path: Path) -> None:
-    wrong = PAGE.read_text().replace("vni: 4242", "vni: 16777216")
+    wrong = script(PAGE).replace("vni: 4242", "vni: 16777216")
     done = follow(wrong, tmp_path)
     assert done.returncode == 1
     assert "spec.encapsulation.vxlan.vni: given 16777216" in done.stdout + done.stderr
