@@ -147,7 +147,7 @@ def test_status_has_the_shape_that_people_script_against(bed: Node, agent: Agent
     assert row["wire"]["packets"] == 100
     assert 0 < row["lease_s"] <= 60
     extra = status.keys() - STATUS.keys(), row.keys() - MIRROR.keys() - {"lost"}
-    assert extra == ({"skipped"}, {"undecided", "snap_length", "sampling", "rate_limit", "truncated"})
+    assert extra == ({"skipped", "watching"}, {"undecided", "snap_length", "sampling", "rate_limit", "truncated"})
 
 
 def test_every_reason_of_the_header_is_in_the_status(bed: Node, agent: Agent) -> None:
