@@ -66,7 +66,7 @@ static __always_inline bool header_write(struct __sk_buff *skb, struct scratch *
 	data += template_length;
 	for (n = 0; n < 12; n += 4)
 		*(__u32 *)(data + n) = window_raw32(&s->window, n);
-	*(__u16 *)(data + 12) = *(__u16 *)(s->window.bytes + TAG_LENGTH + 12);
+	*(__u16 *)(data + 12) = *(__u16 *)window_at(&s->window, 12);
 	return true;
 }
 

@@ -106,13 +106,14 @@ struct {
 #define FRAGMENT_HEADER 8 /* of IPv6 */
 #define ZEROS_LENGTH 1024
 
-/* The frame as it was on the wire: a VLAN tag that the skb holds is put back. */
+/* The frame as it was on the wire: a VLAN tag that the skb holds is put back. Its words lie so that those of an IPv4 packet
+ * are aligned. */
 struct window {
-	__u32 base;	    /* where the frame begins in bytes[]: 0 with a tag put back, else TAG_LENGTH */
 	__u32 length;	    /* bytes of the frame that are here */
 	__u32 frame_length; /* bytes of the whole frame, tag included */
 	__u32 tag_length;   /* TAG_LENGTH when a tag was put back, else 0 */
-	__u8 bytes[WINDOW_MASK + 1 + 8];
+	__u8 pad[6];
+	__u8 bytes[WINDOW_MASK + 1 + 6];
 };
 
 /* The classic BPF machine (filter.h). */

@@ -47,10 +47,9 @@ static __always_inline void remove_jumbo(struct __sk_buff *skb, struct window *w
 	if (bpf_skb_adjust_room(skb, -JUMBO_LENGTH, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return;
 	bpf_skb_store_bytes(skb, ETH_HLEN + 6, &protocol, 1, 0);
-	w->bytes[masked(w->base + at + 6, WINDOW_MASK)] = protocol;
+	*window_at(w, at + 6) = protocol;
 	for (__u32 n = 0; n < 20; n += 4)
-		*(__u32 *)(w->bytes + masked(w->base + headers + n, WINDOW_MASK)) =
-			window_raw32(w, headers + JUMBO_LENGTH + n);
+		*(__u32 *)window_at(w, headers + n) = window_raw32(w, headers + JUMBO_LENGTH + n);
 	w->frame_length -= JUMBO_LENGTH;
 }
 
