@@ -99,7 +99,7 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 
 	if (!wanted || !s || !is_valid(wanted) || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
-	if (wanted->filter && !filter_accepts(skb, 0, wanted->filter, 0))
+	if (wanted->filter && !filter_accepts(skb, s, 0, wanted->filter, 0))
 		return TC_ACT_UNSPEC;
 	count(0, OUTCOME_MATCHED, 1, s->window.frame_length);
 	outcome = keep(skb, &s->window, wanted->snap_length, direction);

@@ -5,17 +5,29 @@
 
 #include "maps.h"
 
-static __always_inline void count(__u32 counter, enum outcome outcome, __u64 packets, __u64 bytes)
+static __always_inline void tally(struct counters *of, enum outcome outcome, __u64 packets, __u64 bytes)
 {
-	struct counters *counters_of = bpf_map_lookup_elem(&counters, &counter);
 	__u64 index = outcome;
 
 	/* One register for the check and the use, or the verifier does not see that they are the same. */
 	asm volatile("" : "+r"(index));
-	if (!counters_of || index >= OUTCOMES)
+	if (index >= OUTCOMES)
 		return;
-	counters_of->tally[index].packets += packets;
-	counters_of->tally[index].bytes += bytes;
+	of->tally[index].packets += packets;
+	of->tally[index].bytes += bytes;
+}
+
+static __always_inline struct counters *counters_at(__u32 counter)
+{
+	return bpf_map_lookup_elem(&counters, &counter);
+}
+
+static __always_inline void count(__u32 counter, enum outcome outcome, __u64 packets, __u64 bytes)
+{
+	struct counters *of = counters_at(counter);
+
+	if (of)
+		tally(of, outcome, packets, bytes);
 }
 
 #endif

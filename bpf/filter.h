@@ -284,14 +284,12 @@ __noinline int run_turns(struct __sk_buff *skb, __u32 level)
 	return VERDICT_RUNNING;
 }
 
-/* Does a filter want this frame, whose window is in the scratch? 1 or 0. */
-__noinline int filter_accepts(struct __sk_buff *skb, __u32 level, __u32 filter, __u32 counter)
+/* Does a filter want this frame, whose window is in the scratch? */
+static __always_inline bool filter_accepts(struct __sk_buff *skb, struct scratch *s, __u32 level, __u32 filter,
+					   __u32 counter)
 {
-	struct scratch *s = scratch_at(level);
 	int verdict;
 
-	if (!s)
-		return 0;
 	s->machine.pc = 0;
 	s->machine.next_rule = 0;
 	s->machine.filter = filter;
@@ -301,7 +299,7 @@ __noinline int filter_accepts(struct __sk_buff *skb, __u32 level, __u32 filter, 
 			return verdict == VERDICT_MIRROR;
 	}
 	count(counter, OUTCOME_TURNS, 1, s->window.frame_length);
-	return 0;
+	return false;
 }
 
 #endif

@@ -29,6 +29,8 @@
 #define ICMP6_UNKNOWN_PROTOCOL 1
 #define ICMP_HEADER 8
 #define OUTER_TAGS 3
+#define VXLAN_FLAGS \
+	0x08000000 /* first word of VXLAN's header (RFC 7348); of GENEVE's the second half is the EtherType */
 
 /* How far VLAN tags, beside the skb or in it, move the outer IP header: an uplink may be a VLAN, or one inside another. */
 static __always_inline __u32 tags_length(struct window *w)
@@ -154,8 +156,8 @@ static __always_inline __u32 transport_at(struct window *w, __u32 ip, bool six, 
 __noinline int has_analyzers_header(__u32 level, __u32 ip, __u32 six)
 {
 	struct scratch *s = scratch_at(level);
+	__u32 transport, word;
 	struct window *w;
-	__u32 transport;
 	__u16 type;
 	__u8 protocol;
 	bool later;
@@ -174,6 +176,9 @@ __noinline int has_analyzers_header(__u32 level, __u32 ip, __u32 six)
 	if (later) {
 		s->outer.kind = OUTER_LATER;
 	} else if (protocol == IPPROTO_UDP && w->length >= transport + 16) {
+		word = window_u32(w, transport + UDP_HEADER);
+		if (word != VXLAN_FLAGS && (word & 0xffff) != ETH_P_TEB)
+			return 0;
 		s->outer.port = type;
 		s->outer.key = window_u32(w, transport + UDP_HEADER + 4) >> 8;
 	} else if (protocol == IPPROTO_GRE && type == ETH_P_TEB) {
@@ -237,11 +242,34 @@ static __always_inline bool is_refusal(struct scratch *s, __u32 level, __u32 ip,
 	return true;
 }
 
+/* Whether of all copies only what answers them is looked for. */
+static __always_inline bool takes_answers(__u32 direction, __u32 guard)
+{
+	return guard == GUARD_REFUSALS || (guard == GUARD_ANALYZER && direction == INGRESS);
+}
+
+/* Whether is_known_copy() has to be asked: of most frames the first look says that they are nothing that it knows. */
+static __always_inline bool may_be_copy(struct __sk_buff *skb, struct window *w, __u32 direction, __u32 guard)
+{
+	__u16 type = window_u16(w, 12);
+	__u8 protocol;
+
+	if (has_our_mark(skb))
+		return true;
+	if (type != ETH_P_IP && type != ETH_P_IPV6)
+		return type == ETH_P_8021Q || type == ETH_P_8021AD;
+	protocol = type == ETH_P_IP ? window_u8(w, OUTER_PROTOCOL) : window_u8(w, OUTER6_PROTOCOL);
+	if (protocol == (type == ETH_P_IP ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return guard == GUARD_NODE || takes_answers(direction, guard);
+	return !takes_answers(direction, guard) &&
+	       (protocol == IPPROTO_UDP || protocol == IPPROTO_GRE || protocol == IPPROTO_FRAGMENT);
+}
+
 /* Whether the frame on a guarded hook is a copy of somebody's, or what a copy has caused: 1 or 0. */
 __noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction, __u32 guard)
 {
 	struct scratch *s = scratch_at(level);
-	bool answers = guard == GUARD_REFUSALS || (guard == GUARD_ANALYZER && direction == INGRESS);
+	bool answers = takes_answers(direction, guard);
 	__u32 ip;
 	bool six;
 

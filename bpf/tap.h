@@ -75,15 +75,17 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 {
 	struct scratch *s = scratch_at(level);
 	const struct mirror *m = bpf_map_lookup_elem(&mirrors, &mirror_id);
+	struct counters *counters_of;
 	const struct tunnel *t;
 	enum outcome outcome;
 	__u32 bytes, length, snap_length, tunnel;
 
 	if (!s || !m)
 		return 0;
+	counters_of = counters_at(m->counter);
 	tunnel = m->tunnels[nth & (TARGETS_LENGTH - 1)];
 	t = bpf_map_lookup_elem(&tunnels, &tunnel);
-	if (!t)
+	if (!t || !counters_of)
 		return 0;
 	snap_length = m->snap_length;
 	if (t->snap_length && (!snap_length || snap_length > t->snap_length))
@@ -97,16 +99,16 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	s->slot.egress_seen = s->direction ^ m->from_pod;
 	s->slot.hash = flow_of(s);
 	s->slot.egress = endpoint_of(t, s->slot.hash);
-	count(m->counter, OUTCOME_MATCHED, 1, bytes);
+	tally(counters_of, OUTCOME_MATCHED, 1, bytes);
 	outcome = path_outcome(s->slot.egress);
 	if (outcome == OUTCOME_SENT && t->budget && !budget_takes(t->budget, length))
 		outcome = OUTCOME_DROPPED_RATE_LIMIT;
 	s->slot.length = length;
 	if (outcome == OUTCOME_SENT)
 		outcome = clone_to_relay(skb, &s->slot);
-	count(m->counter, outcome, 1, outcome == OUTCOME_SENT ? s->slot.length : bytes);
+	tally(counters_of, outcome, 1, outcome == OUTCOME_SENT ? s->slot.length : bytes);
 	if (outcome == OUTCOME_SENT && s->slot.length < length)
-		count(m->counter, OUTCOME_TRUNCATED, 1, length - s->slot.length);
+		tally(counters_of, OUTCOME_TRUNCATED, 1, length - s->slot.length);
 	return 0;
 }
 
@@ -132,7 +134,7 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 	if ((word & ~(LEASE_HELD | LEASE_WATCHED)) <= now_ns(s))
 		return 0;
 	word >>= LEASE_FLAGS_SHIFT;
-	if (m->filter && !filter_accepts(skb, level, m->filter, m->counter))
+	if (m->filter && !filter_accepts(skb, s, level, m->filter, m->counter))
 		return 0;
 	if (m->one_in | m->budget | s->stamped | word) {
 		outcome = limit_outcome(skb, level, id, word);
@@ -171,7 +173,7 @@ static __always_inline void mirror_all(struct __sk_buff *skb, __u32 level, __u32
 
 static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 {
-	__u32 list = list_of(skb->ifindex, direction);
+	__u32 list = list_of(skb->ifindex, direction), guard = list >> HOOK_GUARD_SHIFT;
 	__u32 *level = level_in_use();
 	struct scratch *s;
 
@@ -181,7 +183,7 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	if (!s || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
 	if ((direction == EGRESS && has_our_mark(skb) && is_our_copy(skb, *level)) ||
-	    (list >> HOOK_GUARD_SHIFT && is_known_copy(skb, *level, direction, list >> HOOK_GUARD_SHIFT))) {
+	    (guard && may_be_copy(skb, &s->window, direction, guard) && is_known_copy(skb, *level, direction, guard))) {
 		if (list & HOOK_LIST_MASK)
 			count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);
 		return TC_ACT_UNSPEC;
