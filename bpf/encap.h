@@ -76,7 +76,7 @@ static __always_inline long clear_beyond(struct __sk_buff *skb, struct scratch *
 {
 	__u64 excess = skb->len - end;
 
-	if (skb->len <= end)
+	if (likely(skb->len <= end))
 		return 0;
 	if (excess > ZEROS_LENGTH)
 		return -1;
@@ -140,7 +140,7 @@ static __always_inline int send(struct __sk_buff *skb, const struct egress *e, _
 	__builtin_memcpy(nexthop.ipv6_nh, e->nexthop, sizeof(e->nexthop));
 	skb->mark = MARK_COPY | (id & ~MARK_COPY_MASK);
 	verdict = bpf_redirect_neigh(e->ifindex, &nexthop, sizeof(nexthop), 0);
-	if (verdict == TC_ACT_REDIRECT)
+	if (likely(verdict == TC_ACT_REDIRECT))
 		count(counter, OUTCOME_WIRE, packets, bytes);
 	else
 		count(counter, OUTCOME_LOST_NO_ROUTE, packets, bytes);

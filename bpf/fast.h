@@ -74,12 +74,12 @@ static __always_inline long make_room(struct __sk_buff *skb, struct scratch *s, 
 	wrap->flags |= protocol_of(e) == IPPROTO_UDP ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	if (shorten_segments(skb, wrap->excess))
 		return -ENOMEM;
-	if (s->window.tag_length)
+	if (unlikely(s->window.tag_length))
 		bpf_skb_vlan_pop(skb);
 	status = bpf_skb_adjust_room(skb, wrap->room, BPF_ADJ_ROOM_MAC, wrap->flags | BPF_F_ADJ_ROOM_ENCAP_L2_ETH);
-	if (status == -EINVAL) /* a kernel before 5.13 does not know the last flag */
+	if (unlikely(status == -EINVAL)) /* a kernel before 5.13 does not know the last flag */
 		status = bpf_skb_adjust_room(skb, wrap->room, BPF_ADJ_ROOM_MAC, wrap->flags);
-	if (status && s->window.tag_length)
+	if (unlikely(status && s->window.tag_length))
 		bpf_skb_vlan_push(skb, tag_proto, tag_tci);
 	return status;
 }
@@ -90,7 +90,7 @@ static __always_inline bool header_written(struct __sk_buff *skb, struct scratch
 {
 	__u16 id = s->packets++;
 
-	if (s->window.tag_length || e->flags & ~EGRESS_DONT_FRAGMENT)
+	if (unlikely(s->window.tag_length || e->flags & ~EGRESS_DONT_FRAGMENT))
 		return false;
 	switch (e->template_length) {
 	case 38: /* GRE */
@@ -110,14 +110,14 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, struct scratch *s
 	__u32 length = wrap->headers ? skb->len - OUTER_IP : e->template_length - OUTER_IP + wrap->length;
 	__u32 packets = 1, bytes = length + OUTER_IP, each, payload;
 
-	if (!header_written(skb, s, e, length)) {
+	if (unlikely(!header_written(skb, s, e, length))) {
 		header_build(s, e, length, s->slot.hash, bpf_get_prandom_u32());
 		if (header_store(skb, s, e, 0))
 			return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
 	}
 	if (!wrap->headers && clear_beyond(skb, s, length + OUTER_IP))
 		return refuse(&s->slot, OUTCOME_DROPPED_NO_MEMORY);
-	if (wrap->headers && wrap->segment_size) {
+	if (unlikely(wrap->headers && wrap->segment_size)) {
 		each = e->template_length + ETH_HLEN + s->window.tag_length + wrap->headers;
 		payload = skb->len - each;
 		packets = (payload + wrap->segment_size - 1) / wrap->segment_size;
@@ -167,23 +167,23 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 	long status;
 
 	slot->original_length = w->frame_length;
-	if (t->oversize == OVERSIZE_TRUNCATE)
+	if (unlikely(t->oversize == OVERSIZE_TRUNCATE))
 		cut_to_room(skb, slot, e, cut_to(w->frame_length, slot->snap_length));
-	if (slot->snap_length && wrap.length > slot->snap_length) {
+	if (unlikely(slot->snap_length && wrap.length > slot->snap_length)) {
 		wrap.length = slot->snap_length;
 		if (!cut_tail(skb,
 			      in_place || wrap.length > RELAY_SHORTEST ? wrap.length - w->tag_length : RELAY_SHORTEST))
-			return pass_on(skb, s, e, false); /* a packet of an overlay: it is cut behind the relay */
+			goto slow; /* a packet of an overlay: it is cut behind the relay */
 		was_cut = true;
 	}
-	if (!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu) {
-		if (drop_oversize || e->flags & EGRESS_DONT_FRAGMENT)
+	if (unlikely(!skb->gso_size && e->template_length - OUTER_IP + wrap.length > e->mtu)) {
+		if (drop_oversize)
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
-		return pass_on(skb, s, e, was_cut);
+		goto fragments;
 	}
-	if (!in_place)
-		return pass_on(skb, s, e, was_cut);
-	if (skb->gso_size) {
+	if (unlikely(!in_place))
+		goto slow;
+	if (unlikely(skb->gso_size)) {
 		bool fits;
 
 		remove_jumbo(skb, w);
@@ -194,24 +194,28 @@ static __always_inline int wrap_clone(struct __sk_buff *skb, struct scratch *s, 
 		if (drop_oversize && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
 			return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
 		if (t->oversize == OVERSIZE_TRUNCATE && !(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO))
-			return pass_on(skb, s, e, was_cut);
+			goto slow;
 		if (!fits)
-			return e->flags & EGRESS_DONT_FRAGMENT ? refuse(slot, OUTCOME_DROPPED_OVERSIZE)
-							       : pass_on(skb, s, e, was_cut);
+			goto fragments;
 		if (tells_of_each(skb, s, e, &wrap)) {
 			if (!(wrap.flags & BPF_F_ADJ_ROOM_FIXED_GSO) && shorten_segments(skb, wrap.room + wrap.excess))
 				return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
-			return pass_on(skb, s, e, was_cut);
+			goto slow;
 		}
 	}
-	if (e->flags & EGRESS_CHECKSUM)
-		return pass_on(skb, s, e, was_cut);
+	if (unlikely(e->flags & EGRESS_CHECKSUM))
+		goto slow;
 	status = make_room(skb, s, e, &wrap);
-	if (status == -ENOMEM)
+	if (unlikely(status == -ENOMEM))
 		return refuse(slot, OUTCOME_DROPPED_NO_MEMORY);
-	if (status)
-		return pass_on(skb, s, e, was_cut);
+	if (unlikely(status))
+		goto slow;
 	return send_wrapped(skb, s, e, &wrap);
+fragments:
+	if (e->flags & EGRESS_DONT_FRAGMENT)
+		return refuse(slot, OUTCOME_DROPPED_OVERSIZE);
+slow:
+	return pass_on(skb, s, e, was_cut);
 }
 
 #endif

@@ -249,6 +249,14 @@ compare:
 		else
 			ADVANCE(i->jf);
 	}
+	i = &f->code[masked(pc, PROGRAM_LENGTH - 1)];
+	if (i->code == (BPF_JMP | BPF_JSET | BPF_K)) {
+		pc++;
+		if (value & i->k)
+			ADVANCE(i->jt);
+		else
+			ADVANCE(i->jf);
+	}
 	*at = pc;
 	return VERDICT_RUNNING;
 match:

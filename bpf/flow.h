@@ -65,17 +65,17 @@ static __always_inline __u64 flow_hash(struct window *w)
 	__u16 type = window_u16(w, 12);
 
 	for (int tags = 0; tags < 3; tags++) {
-		if (type != ETH_P_8021Q && type != ETH_P_8021AD)
+		if (likely(type != ETH_P_8021Q && type != ETH_P_8021AD))
 			break;
 		type = window_u16(w, at + 2);
 		at += 4;
 	}
-	if (type == ETH_P_IP && at + 20 <= w->length) {
+	if (likely(type == ETH_P_IP && at + 20 <= w->length)) {
 		__u32 fragment = window_u16(w, at + 6) & 0x3fff;
 		__u8 protocol = window_u8(w, at + 9);
 
 		hash = flow_mix_pair(hash, window_u32(w, at + 12), window_u32(w, at + 16));
-		if (fragment)
+		if (unlikely(fragment))
 			return flow_mix(hash, protocol);
 		return flow_mix_ports(w, hash, at + (window_u8(w, at) & 15) * 4, protocol);
 	}

@@ -22,7 +22,7 @@
 /* Of the present frame, worked out once. */
 static __always_inline __u64 flow_of(struct scratch *s)
 {
-	if (!s->flow_known) {
+	if (likely(!s->flow_known)) {
 		s->flow = flow_hash(&s->window);
 		s->flow_known = 1;
 	}

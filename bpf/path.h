@@ -21,7 +21,7 @@ static __always_inline __u32 endpoint_of(const struct tunnel *t, __u32 hash)
 {
 	__u32 count = t->endpoint_count;
 
-	if (count <= 1)
+	if (likely(count <= 1))
 		return t->endpoints[0];
 	return t->endpoints[masked((hash >> 14) % count, ENDPOINTS_LENGTH - 1)];
 }

@@ -53,7 +53,7 @@ int encap(struct __sk_buff *skb)
 	t = bpf_map_lookup_elem(&tunnels, &s->slot.tunnel);
 	if (!e || !t)
 		return refuse(&s->slot, OUTCOME_DROPPED_NO_ROUTE);
-	if (s->slot.wrapped)
+	if (unlikely(s->slot.wrapped))
 		return send(skb, e, s->slot.egress, s->slot.counter, 1, skb->len);
 	return wrap_clone(skb, s, e, t);
 }

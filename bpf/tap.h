@@ -21,7 +21,7 @@ static __always_inline __u32 list_of(__u32 ifindex, __u32 direction)
 		volatile __u64 *word = bpf_map_lookup_elem(&hooks, &place);
 		__u64 value = word ? *word : 0;
 
-		if ((value & ~0x7fffffffULL) == owner)
+		if (likely((value & ~0x7fffffffULL) == owner))
 			return value & 0x7fffffff;
 	}
 	return 0;
@@ -54,11 +54,11 @@ static __always_inline enum outcome clone_to_relay(struct __sk_buff *skb, struct
 	slot->outcome = OUTCOME_DROPPED_RELAY_DOWN;
 	slot->armed = 1;
 	status = bpf_clone_redirect(skb, (__u32)*ifindex, 0);
-	if (slot->armed) {
+	if (unlikely(slot->armed)) {
 		slot->armed = 0;
 		return status == -ENOMEM ? OUTCOME_DROPPED_NO_MEMORY : OUTCOME_DROPPED_RELAY_DOWN;
 	}
-	if (slot->outcome != OUTCOME_RELAYED)
+	if (likely(slot->outcome != OUTCOME_RELAYED))
 		return slot->outcome;
 	/* A link that is down has a queue that refuses whatever comes. */
 	if (status == XMIT_CONGESTION || status == -ENETDOWN)
@@ -101,13 +101,13 @@ __noinline int copy_frame(struct __sk_buff *skb, __u32 level, __u32 mirror_id, _
 	s->slot.egress = endpoint_of(t, s->slot.hash);
 	tally(counters_of, OUTCOME_MATCHED, 1, bytes);
 	outcome = path_outcome(s->slot.egress);
-	if (outcome == OUTCOME_SENT && t->budget && !budget_takes(t->budget, length))
+	if (outcome == OUTCOME_SENT && unlikely(t->budget) && !budget_takes(t->budget, length))
 		outcome = OUTCOME_DROPPED_RATE_LIMIT;
 	s->slot.length = length;
 	if (outcome == OUTCOME_SENT)
 		outcome = clone_to_relay(skb, &s->slot);
 	tally(counters_of, outcome, 1, outcome == OUTCOME_SENT ? s->slot.length : bytes);
-	if (outcome == OUTCOME_SENT && s->slot.length < length)
+	if (unlikely(outcome == OUTCOME_SENT && s->slot.length < length))
 		tally(counters_of, OUTCOME_TRUNCATED, 1, length - s->slot.length);
 	return 0;
 }
@@ -136,7 +136,7 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 	word >>= LEASE_FLAGS_SHIFT;
 	if (m->filter && !filter_accepts(skb, s, level, m->filter, m->counter))
 		return 0;
-	if (m->one_in | m->budget | s->stamped | word) {
+	if (unlikely(m->one_in | m->budget | s->stamped | word)) {
 		outcome = limit_outcome(skb, level, id, word);
 		if (outcome != OUTCOME_SENT) {
 			drop_all(m, outcome, s->window.frame_length);
@@ -146,7 +146,7 @@ __noinline int mirror_frame(struct __sk_buff *skb, __u32 level, __u32 id)
 	for (__u32 nth = 0; nth < TARGETS_LENGTH; nth++) {
 		if (nth >= m->target_count)
 			break;
-		if (s->copies < COPIES_LIMIT) {
+		if (likely(s->copies < COPIES_LIMIT)) {
 			s->copies++;
 			copy_frame(skb, level, id, nth);
 		} else {
