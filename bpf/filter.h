@@ -56,6 +56,14 @@ static __always_inline bool fetch(struct __sk_buff *skb, struct window *w, __u64
 #define JUMP(condition) ADVANCE((condition) ? jt : jf)
 #define SHIFT(by, expression) (m->a = (by) < 32 ? (expression) : 0)
 
+static __always_inline void rule_begins(struct machine *m, const struct instruction *i)
+{
+	m->next_rule = i->k;
+	m->action = i->jt;
+	m->a = 0;
+	m->x = 0;
+}
+
 /* One instruction, and a comparison with a constant that follows a load at once. *at is the program counter, in a
  * register: it is what every turn waits for. */
 static __always_inline enum verdict turn(struct __sk_buff *skb, struct scratch *s, const struct filter *f, __u64 *at)
@@ -220,10 +228,7 @@ static __always_inline enum verdict turn(struct __sk_buff *skb, struct scratch *
 		m->a = m->x;
 		break;
 	case CODE_RULE:
-		m->next_rule = k;
-		m->action = jt;
-		m->a = 0;
-		m->x = 0;
+		rule_begins(m, i);
 		break;
 	case BPF_RET | BPF_K:
 		if (!k)
@@ -282,7 +287,12 @@ __noinline int run_turns(struct __sk_buff *skb, __u32 level)
 	f = bpf_map_lookup_elem(&filters, &s->machine.filter);
 	if (!f)
 		return VERDICT_NONE;
-	pc = s->machine.pc;
+	if (!s->machine.pc && likely(f->code[0].code == CODE_RULE)) { /* what every program begins with */
+		rule_begins(&s->machine, &f->code[0]);
+		s->machine.pc = 1;
+	}
+	pc = *(volatile __u32 *)&s->machine
+		      .pc; /* nothing that the verifier knows: it would follow each program there is */
 	for (int n = 0; n < TURNS; n++) {
 		verdict = turn(skb, s, f, &pc);
 		if (verdict != VERDICT_RUNNING)
