@@ -98,6 +98,10 @@ TRAFFIC = {
     "to nobody's analyzer": outer(destination="10.8.0.77") / vxlan(),
     "another vni": outer() / vxlan(78),
     "another port": outer() / vxlan(port=4789),
+    "flags that no copy has": outer() / UDP(sport=51000, dport=4790) / VXLAN(vni=77, flags=0x88) / INNER,
+    "geneve with something else inside": outer(destination="10.8.0.10")
+    / UDP(sport=51000, dport=6081)
+    / Raw(bytes.fromhex("0a000800") + (77 << 8).to_bytes(4) + bytes(40) + bytes(INNER)),
     "another key": outer(destination="10.8.0.8") / gre(6),
     "no key where there should be one": outer(destination="10.8.0.8") / gre(None),
     "a key where there should be none": outer(destination="10.8.0.9") / gre(5),
