@@ -80,7 +80,7 @@ def test_words_are_whole_in_a_window_of_any_width(width: int) -> None:
 
 
 def test_words_of_others_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    """C0 characters, what looks like markup or a smiley: a filter may say so, and an address of IPv6."""
+    """Control characters, what looks like markup or a smiley: a filter may say so, and an address of IPv6."""
     nothing = {"packets": 0, "bytes": 0}
     ends = [{"address": "fd00:a:b::1", "state": "unreachable"}]
     mirror = {
