@@ -169,7 +169,7 @@ def test_time_is_taken_of_each_program(tmp_path: Path) -> None:
     ports = " or ".join(f"port {number}" for number in range(20, 60, 2))
     manifest.write_text(yaml.safe_dump_all([mirror("long", filter=ports), mirror("short", filter="arp")]))
     long, short = (row["nanoseconds"] for row in explained("-f", manifest))
-    assert long > 2 * short > 0
+    assert long > 2 * short >= 0  # over the empty program: a short one can take no measurable time
 
 
 def test_a_capture_of_something_else(tmp_path: Path) -> None:
