@@ -19,7 +19,8 @@ CLANG = $(call newest,clang)
 STRIP = $(call newest,llvm-strip)
 newest = $(shell for version in 19 $$(seq 30 -1 14); do command -v $(1)-$$version && exit; done; command -v $(1))
 SYSTEM_HEADERS := /usr/include/$(shell uname -m)-linux-gnu
-BPF_CFLAGS = -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -I$(SYSTEM_HEADERS) -Ibpf \
+ISA := v2
+BPF_CFLAGS = -O2 -g -target bpf -mcpu=$(ISA) -Wall -Wextra -Werror -I$(SYSTEM_HEADERS) -Ibpf \
 	'-ffile-prefix-map=$(CURDIR)=.'
 HEADERS := $(wildcard bpf/*.h)
 # The product's object, and those that tests and bench load beside it (build/tests/bpf/x.bpf.o of tests/bpf/x.bpf.c).
@@ -27,7 +28,9 @@ OBJECT := build/sniffer.bpf.o
 CAPTURE := build/capture.bpf.o
 # What the package has of them: themselves, and their digests, without which nothing is loaded.
 PACKAGED := $(foreach suffix,.o .o.sha256,sniffer/kernel/sniffer.bpf$(suffix) sniffer/kernel/capture.bpf$(suffix))
-OBJECTS := $(OBJECT) $(CAPTURE) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
+# The product's source in other instructions: what an upgrade brings, in tests.
+SUCCESSOR := build/successor/sniffer.bpf.o
+OBJECTS := $(OBJECT) $(CAPTURE) $(SUCCESSOR) $(patsubst %.c,build/%.o,$(wildcard tests/bpf/*.bpf.c tests/*/bpf/*.bpf.c bench/*.bpf.c))
 
 PYTHON_PATHS := sniffer $(wildcard tests bench demo)
 C_SOURCES := $(wildcard bpf/*.[ch] sniffer/cli/*.c tests/bpf/*.[ch] tests/*/bpf/*.[ch] bench/*.[ch])
@@ -148,6 +151,10 @@ $(OBJECT) $(CAPTURE): build/%.bpf.o: bpf/%.bpf.c $(HEADERS) Makefile | packages
 # The same with arm64's headers, on any machine that has linux-libc-dev-arm64-cross: it is the same to the byte.
 build/aarch64/%.bpf.o: SYSTEM_HEADERS := /usr/aarch64-linux-gnu/include
 build/aarch64/%.bpf.o: bpf/%.bpf.c $(HEADERS) Makefile | packages
+	$(compile)
+
+$(SUCCESSOR): ISA := v3
+$(SUCCESSOR): bpf/sniffer.bpf.c $(HEADERS) Makefile | packages
 	$(compile)
 
 build/%.bpf.o: %.bpf.c $(HEADERS) Makefile | packages

@@ -16,8 +16,16 @@ _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$|^##+ ([^\n]+)$", re.MULTILINE 
 
 FOLLOWED: Mapping[tuple[str, str], str] = {
     ("README.md", "In a cluster"): "tests/cluster/test_docs.py",
+    ("README.md", "Use it"): "tests/netns/test_readme.py",
     ("docs/api.md", "An example of everything"): "tests/unit/test_schema.py",
+    ("docs/api.md", "Rights"): "tests/cluster/test_docs.py",
+    ("docs/conditions.md", ""): "tests/cluster/test_docs.py",
+    ("docs/how-to/limits.md", ""): "tests/cluster/test_docs.py",
+    ("docs/how-to/lost-copies.md", ""): "tests/cluster/test_docs.py",
     ("docs/how-to/tenancy.md", ""): "tests/cluster/test_docs.py",
+    ("docs/operations.md", "Upgrade, roll back"): "tests/cluster/test_removal.py",
+    ("docs/operations.md", "Uninstall"): "tests/cluster/test_removal.py",
+    ("docs/operations.md", "Clean without an uninstall"): "tests/cluster/test_removal.py",
     ("docs/operations.md", "By hand"): "tests/cluster/test_removal.py",
     ("docs/receivers/kernel.md", ""): "tests/netns/test_receiver_pages.py",
     ("docs/receivers/recv.md", ""): "tests/netns/test_receiver_pages.py",
@@ -28,7 +36,6 @@ FOLLOWED: Mapping[tuple[str, str], str] = {
 """Which test follows a section of a page, or all of it, as it stands there, but for what is ELSEWHERE."""
 
 RUN = frozenset({"sh", "bash", "console", "yaml"})
-_REMOVAL = "tests/cluster/test_removal.py"
 _PLUGIN = "tests/cluster/test_plugin.py"
 ELSEWHERE: Mapping[str, str] = {
     "make demo": "tests/netns/test_demo.py::test_every_frame_arrives_and_edits_take_hold",
@@ -41,7 +48,7 @@ ELSEWHERE: Mapping[str, str] = {
     "apt-get install -y suricata curl": "packages.apt",
     "helm install sniffer deploy/helm/sniffer --namespace sniffer-system --create-namespace"
     " --set image.repository=REGISTRY/sniffer --set 'serviceCIDRs={10.96.0.0/12}'": (
-        "tests/cluster/install.py::install"
+        "tests/cluster/test_removal.py::test_installed_again"
     ),
     "sniffer lint bad.yaml; echo $?": "tests/unit/test_pages.py::test_what_lint_says_in_the_readme",
     "sniffer lint typo.yaml": "tests/unit/test_pages.py::test_what_lint_says_in_the_readme",
@@ -70,36 +77,6 @@ ELSEWHERE: Mapping[str, str] = {
 }
 """What does the same as a command that is not run as it stands: for it asks for a terminal, the network, or another's
 program. Of Zeek there is no package, and its page says that it is not run."""
-
-
-COVERED: Mapping[str, str] = {
-    "helm upgrade sniffer deploy/helm/sniffer --namespace sniffer-system --reuse-values": (
-        f"{_REMOVAL}::test_upgrades_and_rollbacks"
-    ),
-    "helm rollback sniffer --namespace sniffer-system": f"{_REMOVAL}::test_upgrades_and_rollbacks",
-    "helm uninstall sniffer --namespace sniffer-system": f"{_REMOVAL}::test_an_uninstall_leaves_nothing",
-    "sniffer cleanup --cluster --kubeconfig ~/.kube/config": f"{_REMOVAL}::test_an_uninstall_leaves_nothing",
-    "kubectl patch configmap sniffer-order --namespace sniffer-system --type merge"
-    ' --patch \'{"data": {"clean": null}}\'': (
-        "tests/unit/test_cleaning.py::test_an_order_counts_for_one_revision_of_one_release"
-    ),
-    "kubectl wait --for=condition=Ready trafficmirror/web -n shop": "tests/cluster/mirrors.py::ready",
-    "kubectl get trafficmirror web -n shop -o jsonpath='{.status.conditions[?(@.type==\"Accepted\")].message}'": (
-        "tests/cluster/mirrors.py::condition_of"
-    ),
-    "kubectl events --for trafficmirror/web -n shop": "tests/cluster/test_controller.py",
-    "export PATH=$PWD/.venv/bin:$PATH": "tests/netns/test_tutorial.py::follow",
-    "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf": "tests/netns/test_tutorial.py::follow",
-    "sniffer doctor": "tests/netns/test_doctor.py",
-    "sniffer agent --manifests /etc/sniffer": "tests/netns/test_tutorial.py::test_the_tutorial",
-}
-"""The same of pages, and sections, that no test follows."""
-
-OTHER_RESOURCES: Mapping[tuple[str, str], str] = {
-    ("docs/api.md", "Rights"): "tests/cluster/test_rights.py",
-    ("docs/how-to/lost-copies.md", ""): "tests/cluster/test_trace.py",
-}
-"""Who uses such resources as these pages show; ours are checked by tests/unit/test_pages.py."""
 
 
 @dataclass(frozen=True, slots=True)

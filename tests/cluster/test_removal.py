@@ -2,6 +2,7 @@
 does not, and by kubectl alone. Production is counted all the time; what was there before is there afterwards.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -16,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from sniffer.kernel.pins import DIGEST_LENGTH
 from sniffer.model.resources import API_VERSION
-from tests.cluster import install, mirrors
+from tests.cluster import images, install, mirrors
 from tests.cluster.api import Document
+from tests.cluster.following import follow
 from tests.cluster.install import NAMESPACE, RELEASE
 from tests.cluster.lab import Cluster
 from tests.cluster.mirrors import applied, copies, ready, stream, wait_for_copy
@@ -26,13 +29,16 @@ from tests.cluster.node import Node
 from tests.cluster.pod import Pod
 from tests.inventory import assert_gone
 from tests.numbered import datagrams, numbers
-from tests.pages import blocks
+from tests.pages import blocks, script
 from tests.topology import wait_until
 
 ROOT = Path(__file__).parents[2]
 SNIFFER = Path(sys.executable).with_name("sniffer")
+PROGRAMS = "sniffer/kernel/sniffer.bpf.o"
+BUILT, SUCCESSOR = ROOT / PROGRAMS, ROOT / "build/successor/sniffer.bpf.o"
 UPGRADES = int(os.environ.get("SNIFFER_UPGRADES", "5"))
 OURS = "/sys/fs/bpf/sniffer"
+OPERATIONS = "docs/operations.md"
 AGENT = {"labelSelector": "app.kubernetes.io/component=agent"}
 CHOSEN = "mirrored"
 LEASE_S = 8
@@ -87,6 +93,18 @@ def bed(installed: Cluster, loaded: str) -> Iterator[Bed]:
             yield Bed(namespace, web, web2, before)
 
 
+@pytest.fixture(scope="module")
+def successor(
+    installed: Cluster, loaded: str, image: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The name of an image whose programs are others, with the same maps: every node has it."""
+    path = images.path_of(image[1], PROGRAMS)
+    files = {path: SUCCESSOR.read_bytes(), f"{path}.sha256": f"{digest(SUCCESSOR)}  sniffer.bpf.o\n".encode()}
+    name = "localhost/sniffer:successor"
+    installed.load(images.amended(image[1], tmp_path_factory.mktemp("image") / "successor.tar", name, files))
+    return name
+
+
 def forget(cluster: Cluster) -> None:
     """What nodes have said."""
     status, _ = cluster.api.request("GET", f"/apis/{API_VERSION}/sniffernodes")
@@ -138,6 +156,30 @@ def assert_clean(bed: Bed, node: Node, objects: dict[str, Any]) -> None:
     assert_gone({path: tuple(row) for path, row in objects.items()})
 
 
+def digest(built: Path) -> str:
+    """SHA-256 of an object."""
+    return hashlib.sha256(built.read_bytes()).hexdigest()
+
+
+def hooks(node: Node) -> dict[tuple[str, str], int]:
+    """The program of each hook of a node, by device and direction."""
+    rows = json.loads(python(node, "import json; print(json.dumps(sorted(inventory.attached())))"))
+    return {(device, way): program for device, way, program in rows}
+
+
+def runs(node: Node, built: Path) -> None:
+    """Waits until a node has the programs of this object, and no others: pinned, and on its hooks."""
+    homes = node.path(OURS)
+    wait_until(
+        lambda: [one.name for one in homes.glob("abi-*/programs/*")] == [digest(built)[:DIGEST_LENGTH]],
+        10,
+        every=0.1,
+        what=f"{node.name} has the programs of {built}",
+    )
+    ours = {number for kind, number, _ in held(node).values() if kind == "prog"}
+    assert set(hooks(node).values()) <= ours
+
+
 def state(cluster: Cluster, node: Node) -> str:
     return str(cluster.get("SnifferNode", node.name).get("status", {}).get("state"))
 
@@ -173,8 +215,10 @@ def counted(installed: Cluster, bed: Bed) -> Iterator[Count]:
     count.doubled = len(copied) - len(set(copied))
 
 
-def test_upgrades_and_rollbacks(installed: Cluster, bed: Bed, loaded: str) -> None:
-    """No frame of production is lost, no copy is lost or doubled, and definitions only grow."""
+def test_upgrades_and_rollbacks(installed: Cluster, bed: Bed, loaded: str, successor: str) -> None:
+    """No frame of production is lost, no copy is lost or doubled, and definitions only grow; with the same programs
+    and with others, which replace the former ones on every node.
+    """
     path = installed.api.path("CustomResourceDefinition", "mirrortargets.sniffer.dev")
     field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/suspend"
     older = [
@@ -190,17 +234,31 @@ def test_upgrades_and_rollbacks(installed: Cluster, bed: Bed, loaded: str) -> No
         return "suspend" in found
 
     assert not grown()
+    images_of = {turn: (successor, SUCCESSOR) if turn % 4 < 2 else (loaded, BUILT) for turn in range(UPGRADES)}
     agents = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE, **AGENT)}
+    first = {node.name: held(node) for node in installed.nodes}
+    on = {node.name: hooks(node) for node in installed.nodes}
     with counted(installed, bed) as count:
-        for turn in range(UPGRADES):
-            install.install(installed, loaded, *OPTIONS, "--set-string", f"agent.podAnnotations.turn={turn}")
+        for turn, (image, built) in images_of.items():
+            install.install(installed, image, *OPTIONS, "--set-string", f"agent.podAnnotations.turn={turn}")
             assert grown(), "the hook has brought the definition up to date"
             now = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE, **AGENT)}
             assert agents.isdisjoint(now), "every agent is another one"
             agents = now
-        install.helm(installed, "rollback", RELEASE, max(UPGRADES - 6, 1))  # Helm remembers ten revisions
+            for node in installed.nodes:
+                runs(node, built)
+        back = max(UPGRADES - 6, 1)  # Helm remembers ten revisions
+        install.helm(installed, "rollback", RELEASE, back)
         install.wait(installed)
+        for node in installed.nodes:
+            runs(node, images_of[back - 2][1] if back > 1 else BUILT)
         assert grown(), "a rollback takes nothing from the definition"
+    for node in installed.nodes:
+        last = held(node)
+        was, now_is = ({key: row for key, row in one.items() if row[0] == "map"} for one in (first[node.name], last))
+        assert was == now_is, "maps outlive programs"
+        assert_gone({path: tuple(row) for path, row in first[node.name].items() if row[0] == "prog"})
+        assert hooks(node).keys() == on[node.name].keys()
     print(f"{UPGRADES} upgrades and a rollback: {count}")
     assert count.frames > 2000
     assert (count.lost, count.doubled) == (0, 0)
@@ -247,12 +305,14 @@ def test_a_node_leaves_and_comes_back(installed: Cluster, bed: Bed) -> None:
     assert count.doubled == 0
 
 
-def test_an_uninstall_leaves_nothing(installed: Cluster, bed: Bed) -> None:
+def test_an_uninstall_leaves_nothing(installed: Cluster, bed: Bed, tmp_path: Path) -> None:
     objects = {node.name: held(node) for node in installed.nodes}
     before = {kind: len(installed.objects(kind)) for kind in ("CustomResourceDefinition", "MirrorTarget")}
     with counted(installed, bed) as count:
         began = time.monotonic()
-        said = install.uninstall(installed)
+        done = follow(installed, script(OPERATIONS, "Uninstall"), tmp_path)
+        said = done.stdout + done.stderr
+        installed.wait(lambda: not installed.objects("Pod", NAMESPACE), 60, "pods of sniffer gone")
         print(f"uninstalled in {time.monotonic() - began:.1f} s")
     assert "2 of 2 nodes are clean" in said
     assert "is not clean" not in said
@@ -273,14 +333,42 @@ def test_an_uninstall_leaves_nothing(installed: Cluster, bed: Bed) -> None:
     assert "not found" in again.stderr
 
 
-def test_installed_again(installed: Cluster, bed: Bed, loaded: str) -> None:
-    """The order of the former release means nothing to the new one."""
-    install.install(installed, loaded, *SHORT)
-    for node in installed.nodes:
-        installed.wait(lambda node=node: state(installed, node) == "Running", 20, f"{node.name} Running")
-    ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
+def test_installed_again(installed: Cluster, bed: Bed, loaded: str, tmp_path: Path) -> None:
+    """In the words of the README. The order of the former release means nothing to the new one."""
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    repository, _, tag = loaded.rpartition(":")
+    line = blocks("README.md", "In a cluster")[0].text.strip().replace("REGISTRY/sniffer", repository)
+    image = ("--set", f"image.tag={tag}", "--set", "image.pullPolicy=Never")
+    follow(installed, f"{line} {' '.join([*image, *SHORT])}", tmp_path)
+    all_run(installed, bed)
+    pods = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE)}
+    follow(installed, script(OPERATIONS, "Upgrade, roll back"), tmp_path)
+    assert json.loads(install.helm(installed, "status", RELEASE, "--output=json").stdout)["version"] == 3
     with counted(installed, bed) as count:
         time.sleep(1)
+    assert (count.lost, count.doubled) == (0, 0)
+    assert {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE)} == pods, "nothing is another"
+
+
+def all_run(installed: Cluster, bed: Bed) -> None:
+    """Waits until every node says that it runs, and the mirror is Ready."""
+    for node in installed.nodes:
+        installed.wait(lambda node=node: state(installed, node) == "Running", 30, f"{node.name} Running")
+    ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
+
+
+def test_told_to_clean_and_told_otherwise(installed: Cluster, bed: Bed, tmp_path: Path) -> None:
+    """By the command, without an uninstall; the same agents rest, and mirror again."""
+    objects = {node.name: held(node) for node in installed.nodes}
+    order, otherwise = (block.script for block in blocks(OPERATIONS, "Clean without an uninstall"))
+    said = follow(installed, order.replace("~/.kube/config", "$KUBECONFIG"), tmp_path).stdout
+    assert "2 of 2 nodes are clean" in said
+    for node in installed.nodes:
+        assert_clean(bed, node, objects[node.name])
+    follow(installed, otherwise, tmp_path)
+    all_run(installed, bed)
+    with counted(installed, bed) as count:
+        time.sleep(0.5)
     assert (count.lost, count.doubled) == (0, 0)
 
 
@@ -311,6 +399,39 @@ def test_an_agent_that_does_not_answer(installed: Cluster, bed: Bed, loaded: str
     assert_clean(bed, dead, objects[dead.name])
 
 
+def test_an_uninstall_whose_job_cannot_run(installed: Cluster, bed: Bed, loaded: str) -> None:
+    """There is no image: one node's agent is gone, and the job never starts. Helm says so, and goes on when told to."""
+    install.install(installed, loaded, *SHORT)
+    ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
+    objects = {node.name: held(node) for node in installed.nodes}
+    with counted(installed, bed):
+        install.helm(installed, "upgrade", RELEASE, install.CHART, "--reuse-values", "--set", "image.tag=nowhere")
+        gone = installed.wait(lambda: _without_image(installed, "agent"), 30, "an agent that does not start")
+        failed = install.helm(installed, "uninstall", RELEASE, "--timeout", "5s", check=False)
+        assert failed.returncode == 1
+        print(failed.stdout, failed.stderr)
+        assert "sniffer-cleanup" in failed.stderr
+        assert len(install.workloads(installed)) == 2, "nothing is deleted"
+        assert all(held(node) for node in installed.nodes)
+        install.uninstall(installed, "helm4", "--no-hooks")
+        left = [node for node in installed.nodes if state(installed, node) != "Clean"]
+        assert set(gone or ()) <= {node.name for node in left}
+        by_hand(installed, left, loaded)
+    for node in installed.nodes:
+        assert_clean(bed, node, objects[node.name])
+
+
+def _without_image(cluster: Cluster, component: str) -> list[str]:
+    """Nodes of pods that wait for an image."""
+    pods = cluster.objects("Pod", NAMESPACE, labelSelector=f"app.kubernetes.io/component={component}")
+    reasons = {
+        pod["spec"]["nodeName"]: status["state"].get("waiting", {}).get("reason", "")
+        for pod in pods
+        for status in pod["status"].get("containerStatuses", ())
+    }
+    return [node for node, reason in reasons.items() if "Image" in reason]
+
+
 def _ends(cluster: Cluster, name: str) -> bool:
     found = [pod for pod in cluster.objects("Pod", NAMESPACE) if pod["metadata"]["name"] == name]
     return not found or "deletionTimestamp" in found[0]["metadata"]
@@ -318,7 +439,7 @@ def _ends(cluster: Cluster, name: str) -> bool:
 
 def by_hand(cluster: Cluster, nodes: Sequence[Node], image: str) -> None:
     """As the documentation has it."""
-    [block] = blocks("docs/operations.md", "By hand")
+    [block] = blocks(OPERATIONS, "By hand")
     names = []
     for node in nodes:
         document: Document = yaml.safe_load(block.text.replace("NODE", node.name).replace("IMAGE", image))

@@ -8,7 +8,7 @@ import pytest
 from sniffer.manifests import read
 from tests import pages
 from tests.agent import sniffer
-from tests.pages import COVERED, ELSEWHERE, FOLLOWED, OTHER_RESOURCES, ROOT, RUN, Block, blocks
+from tests.pages import ELSEWHERE, FOLLOWED, ROOT, RUN, Block, blocks
 
 OTHER_LANGUAGES = {"json", "python", "zeek"}
 PROGRAMS = re.compile(
@@ -52,9 +52,8 @@ def unrun(block: Block) -> list[str]:
     if any((block.page, heading) in FOLLOWED for heading in ("", block.heading)):
         return []
     if block.language == "yaml":
-        known = "apiVersion: sniffer.dev/" in block.text or (block.page, block.heading) in OTHER_RESOURCES
-        return [] if known else ["resources"]
-    return [one for one in block.commands if one not in ELSEWHERE and one not in COVERED]
+        return ["resources"]
+    return [one for one in block.commands if one not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("page", pages.pages())
@@ -81,7 +80,7 @@ def test_who_follows_a_page_names_it(page: str, heading: str) -> None:
 def test_what_is_elsewhere_is_there() -> None:
     """And still shown on some page."""
     shown = {command for page in pages.pages() for block in blocks(page) for command in block.commands}
-    for command, place in [*ELSEWHERE.items(), *COVERED.items()]:
+    for command, place in ELSEWHERE.items():
         file, _, name = place.partition("::")
         assert (ROOT / file).is_file(), place
         assert not name or f"def {name}(" in (ROOT / file).read_text(), place
