@@ -93,7 +93,7 @@ def bed(installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @contextmanager
-def nothing_stays(node: Node, timeout: float = 15.0) -> Iterator[None]:
+def nothing_stays(node: Node, timeout: float = 30.0) -> Iterator[None]:
     """Of a capture: no program on any hook, soon after it has ended, however it did."""
     before = programs(node)
     yield
