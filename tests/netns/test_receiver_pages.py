@@ -153,8 +153,8 @@ def test_a_device_of_the_kernel(name: str, tmp_path: Path) -> None:
         run("ip", "link", "delete", "mirror0", netns="ana")
 
 
-@pytest.mark.parametrize("name", list(filter(has_device, ["gre"])))
-def test_the_kernel_answers_gre_where_it_knows_it(name: str) -> None:
+@pytest.mark.skipif(not has_device("gre"), reason="no gre devices in this kernel; in those of tests/kernels/run")
+def test_the_kernel_answers_gre_where_it_knows_it() -> None:
     """Once the module is there, in every namespace, whoever listens; until a device takes it."""
 
     def answers() -> int:
@@ -163,7 +163,7 @@ def test_the_kernel_answers_gre_where_it_knows_it(name: str) -> None:
             return sum(frame[23] == 1 for frame in seen.settle(0.5))
 
     for _ in range(2):  # the first time may load the module
-        run("bash", "-euc", KERNEL[name], netns="ana")
+        run("bash", "-euc", KERNEL["gre"], netns="ana")
         assert answers() == 0
         run("ip", "link", "delete", "mirror0", netns="ana")
     with Recv("--gre"):
