@@ -6,7 +6,7 @@ writer is refused: keys given twice, `010` for 8, `12:30` for 750.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -22,6 +22,7 @@ Value = Any
 _MERGE = "tag:yaml.org,2002:merge"
 _INT = "tag:yaml.org,2002:int"
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_ITEM = re.compile(r"items\[(\d+)\]\.?")
 _SURPRISING_INT = re.compile(r"[-+]?0[0-7_]+|.*:.*")
 
 
@@ -58,6 +59,34 @@ def documents(text: str, file: str) -> Iterator[Document | Problem]:
         except RecursionError:
             # Also an alias of what it is a part of.
             yield Problem(file, first_line, "document", "lists or mappings nested too deep", "a depth that people read")
+
+
+def members(document: Document) -> Iterator[Document]:
+    """The items of a List, as `kubectl get -o yaml` prints one, each as a document; else the document itself.
+
+    A List with problems outside of its items is one document, for nobody knows what was meant to stand in it.
+    """
+    value = document.value
+    of_core = isinstance(value, dict) and (value.get("apiVersion"), value.get("kind")) == ("v1", "List")
+    items = value.get("items") if of_core else None
+    members = [_ITEM.match(problem.field) for problem in document.problems]
+    if not isinstance(items, list) or not all(members):
+        yield document
+        return
+    where: list[dict[Path, int]] = [{(): document.line_of(("items", at))} for at in range(len(items))]
+    given: list[dict[Path, str]] = [{} for _ in items]
+    problems: list[list[Problem]] = [[] for _ in items]
+    for path, line in document.where.items():
+        if path[:1] == ("items",) and len(path) > 1:
+            where[int(path[1])][path[2:]] = line
+    for path, words in document.given.items():
+        if path[:1] == ("items",) and len(path) > 1:
+            given[int(path[1])][path[2:]] = words
+    for problem, member in zip(document.problems, members, strict=True):
+        if member:
+            problems[int(member[1])].append(replace(problem, field=problem.field[member.end() :] or "document"))
+    for at, item in enumerate(items):
+        yield Document(where[at][()], item, where[at], given[at], tuple(problems[at]))
 
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sniffer.model.base import DEFAULT_NAMESPACE, Allowed
-from sniffer.model.document import Document, documents
+from sniffer.model.document import Document, documents, members
 from sniffer.model.identity import Identity
 from sniffer.model.problem import LENGTH, Path, Problem, field_of, printable, quoted
 from sniffer.model.resources import API_VERSION, KINDS, Written, WrittenKind
@@ -78,12 +78,13 @@ def read(text: str | bytes, file: str) -> Source:
             problems.append(document)
             broken.append(None)
             continue
-        result = _resource(document, file)
-        if isinstance(result, Resource):
-            resources.append(result)
-        else:
-            problems += result
-            broken.append(_identity(document))
+        for member in members(document):
+            result = _resource(member, file)
+            if isinstance(result, Resource):
+                resources.append(result)
+            else:
+                problems += result
+                broken.append(_identity(member))
     problems.sort(key=lambda problem: problem.line)
     return Source(file, tuple(resources), tuple(problems), tuple(broken))
 

@@ -94,6 +94,30 @@ def test_a_broken_document_hides_no_other(broken: str) -> None:
     assert lines <= {9, 10, 11}, [str(problem) for problem in found.problems]
 
 
+def test_a_list_is_its_items() -> None:
+    """As `kubectl get -o yaml` prints it; with the lines of the file, and paths of the item."""
+
+    def item(text: str) -> str:
+        return "- " + text.rstrip("\n").replace("\n", "\n  ") + "\n"
+
+    head = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: ''}\nitems:\n"
+    source = read(head + item(TARGET) + item(BLOCK) + item(MIRROR), "f.yaml")
+    before = len((head + TARGET).splitlines())
+    lines = [(line + before, field, given) for line, field, given in problems(BLOCK)]
+    assert [(problem.line, problem.field, problem.given) for problem in source.problems] == lines
+    assert [one.identity for one in source.resources] == [
+        one.identity for one in read(f"{TARGET}---\n{MIRROR}", "").resources
+    ]
+    assert source.broken == (Identity("MirrorTarget", None, "zeek"),)
+    twice = head + item(TARGET) + item(MIRROR + "  direction: both\n  direction: both\n")
+    assert problems(twice)[-1][1:] == ("spec.direction", '"direction" again (first on line 19)')
+    assert len(read(twice, "").resources) == 1
+    assert not read(head.replace("items:", "items: []"), "").broken
+    # Not all of it is in items: nobody knows what was meant to stand there.
+    assert read(head.replace("kind: List", "kind: List\nkind: List") + item(TARGET), "").broken == (None,)
+    assert problems("apiVersion: v1\nkind: List\nitems: 3\n") == [(1, "apiVersion", '"v1"')]
+
+
 def test_lines_of_broken_yaml() -> None:
     assert problems("a: 1\nb: c: d\n") == [(2, "document", '"b: c: d"')]
     assert problems("a: 1\nb: [c\n") == [(3, "document", '"the end of the text"')]
