@@ -45,6 +45,10 @@ ELSEWHERE: Mapping[str, str] = {
     ),
     "sudo make test TESTS=tests/cluster": "scripts/tests",
     "make build": "Makefile",
+    "docker build -t REGISTRY/sniffer:0.1.0 .": "tests/cluster/image",
+    "docker push REGISTRY/sniffer:0.1.0": "tests/cluster/image",
+    "docker build --target trace -t REGISTRY/sniffer-trace:0.1.0 .": "tests/cluster/image",
+    "docker push REGISTRY/sniffer-trace:0.1.0": "tests/cluster/image",
     "apt-get install -y suricata curl": "packages.apt",
     "helm install sniffer deploy/helm/sniffer --namespace sniffer-system --create-namespace"
     " --set image.repository=REGISTRY/sniffer --set 'serviceCIDRs={10.96.0.0/12}'": (

@@ -1,5 +1,6 @@
 """sniffer, installed into a cluster from the chart as an administrator would."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.cluster.lab import Cluster
 CHART = Path(__file__).parents[2] / "deploy/helm/sniffer"
 NAMESPACE = "sniffer-system"
 RELEASE = "sniffer"
+_COMMAND = re.compile(r"^ *((?:kubectl|helm) (?:[^\n]*<<EOF\n.*?^EOF|[^\n]*))$", re.MULTILINE | re.DOTALL)
 
 
 def install(cluster: Cluster, image: str, *options: str, helm: str = "helm4", wait_s: float = 60.0) -> None:
@@ -53,6 +55,14 @@ def uninstall(cluster: Cluster, helm: str = "helm4", *options: str) -> str:
 def helm(cluster: Cluster, *words: object, by: str = "helm4", check: bool = True) -> "subprocess.CompletedProcess[str]":
     """Any other command about the release: `helm(cluster, "rollback", "sniffer", "1")`."""
     return _helm(cluster, by, *words, "--namespace", NAMESPACE, check=check)
+
+
+def told(notes: str, analyzer: str, user: str, namespace: str) -> list[str]:
+    """The commands that the chart's notes tell one to run, about an analyzer's address, a user and her namespace."""
+    meant = {"ADDRESS-OF-YOUR-ANALYZER": analyzer, "NAME": user, "THEIRS": namespace, "CHART": str(CHART)}
+    for word, meaning in meant.items():
+        notes = re.sub(rf"\b{word}\b", meaning, notes)
+    return _COMMAND.findall(notes)
 
 
 def workloads(cluster: Cluster) -> list[Document]:

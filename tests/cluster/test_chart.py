@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,9 @@ from tests.cluster.configs import SERVICE_NETWORK
 from tests.cluster.control import PORT, ControlPlane
 from tests.cluster.flood import flood
 from tests.cluster.host import GATEWAY, make_bridge
+from tests.cluster.install import told
 from tests.cluster.test_values import VALUES, full, template
+from tests.pages import blocks
 from tests.topology import wait_until
 
 SNIFFER = str(Path(sys.executable).with_name("sniffer"))
@@ -30,6 +34,8 @@ HELMS = ("helm3", "helm4")
 ANSWERED_S = 3.0
 AT_A_TIME = ["--max-requests-inflight=40", "--max-mutating-requests-inflight=20"]
 """Few enough requests for a test to have them all."""
+OF_PODS = ("kubectl rollout status", "helm test", "kubectl wait")
+"""What the notes tell one to run, and needs nodes (test_install.py runs it)."""
 DEFINITIONS = {"clustertrafficmirrors", "mirrortargets", "sniffernodes", "trafficmirrors"}
 
 
@@ -52,6 +58,21 @@ class Server:
         done = subprocess.run(line, capture_output=True, text=True, env=environment)
         assert done.returncode == 0 or not check, f"{' '.join(line)}\n{done.stdout}{done.stderr}"
         return done.stdout if check else done.stdout + done.stderr
+
+    def shell(self, helm: str, command: str) -> str:
+        """Runs it as somebody who has this Helm, and kubectl; standard output."""
+        home = self.control.home / helm
+        path = home / "bin"
+        path.mkdir(parents=True, exist_ok=True)
+        for name, program in (("helm", helm), ("kubectl", "kubectl")):
+            (path / name).unlink(missing_ok=True)
+            (path / name).symlink_to(self.control.binaries / program)
+        names = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECACHEDIR")
+        mine = {**dict.fromkeys(names, str(home)), "KUBECONFIG": str(self.kubeconfig)}
+        environment = {**os.environ, **mine, "PATH": f"{path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
 
     def namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
         """Makes it."""
@@ -400,7 +421,10 @@ def test_pods_ask_for_no_more_than_they_need(server: Server, binaries: Path) -> 
 
 @pytest.mark.parametrize("helm", HELMS)
 def test_definitions_grow_and_never_shrink(server: Server, helm: str, tmp_path: Path) -> None:
-    """By an upgrade that needs it, and only by that; a rollback leaves them alone, and so does an older release."""
+    """By an upgrade that needs it, and only by that; a rollback leaves them alone, and so does an older release.
+
+    In the words of the page, from a release that has one value less.
+    """
     name = f"crds-{helm}"
     server.namespace(name)
     where = ("--namespace", name)
@@ -408,13 +432,18 @@ def test_definitions_grow_and_never_shrink(server: Server, helm: str, tmp_path: 
     job = "name: sniffer-crds\n"
     bring = [SNIFFER, "crds", "--apply", "--kubeconfig", str(server.kubeconfig)]
     try:
-        server.helm(helm, "install", "sniffer", older, *where)
+        server.helm(helm, "install", "sniffer", older, *where, "--set", "lease=77")
         wait_until(lambda: served(server) >= DEFINITIONS, 20, what="definitions served")
         assert "suspend" not in fields(server)
-        upgrade = ("upgrade", "sniffer", CHART, *where)
+        [page] = blocks("docs/operations.md", "Upgrade, roll back")
+        meant = {"deploy/helm/sniffer": CHART, "sniffer-system": name}
+        upgrade = [meant.get(word, word) for word in shlex.split(page.commands[0])[1:]]
+        assert upgrade[:3] == ["upgrade", "sniffer", CHART]
         assert job in server.helm(helm, *upgrade, "--dry-run=server")
         assert job not in server.helm(helm, *upgrade, "--dry-run=server", "--set", "upgradeCRDs=false")
         server.helm(helm, *upgrade, "--no-hooks")  # nothing runs here: what the job does is done by hand
+        agent = server.api.ask("GET", server.api.path("DaemonSet", "sniffer-agent", name))
+        assert "--lease=77" in agent["spec"]["template"]["spec"]["containers"][0]["args"], "what was set stays set"
         assert "suspend" not in fields(server)
         done = subprocess.run(bring, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
@@ -453,15 +482,19 @@ def test_a_life(server: Server, helm: str) -> None:
         assert f"helm test sniffer --namespace {name}" in said
         assert f"which are {SERVICE_NETWORK}." in said, "serviceCIDRs is not given, and the cluster knows them"
         wait_until(lambda: served(server) >= DEFINITIONS, 20, what="definitions served")
-        notes = said.split("<<EOF\n")[1].split("\nEOF")[0].replace("ADDRESS-OF-YOUR-ANALYZER", "10.0.9.5")
-        for one in yaml.safe_load_all(notes):
-            server.create(one)
+        for command in told(said, "10.0.9.5", "ada", name):
+            if not command.startswith(OF_PODS):
+                server.shell(helm, command)
+        assert may_use(server, helm, name)
+        assert "--service-cidrs" in json.dumps(
+            server.api.ask("GET", server.api.path("DaemonSet", "sniffer-agent", name))
+        )
         assert statuses(server)
 
         options = ("--set", "controller.replicas=3", "--set", "agent.metrics=0.0.0.0:9750")
         said = server.helm(helm, "upgrade", "sniffer", CHART, *where, *options)
         assert "Targets that there are: analyzer." in said
-        assert "create role use-analyzer --verb=use" in said
+        assert "resourceNames: [analyzer]" in said
         # Who trusts it goes on scraping.
         assert server.api.ask("GET", server.api.path("Secret", "sniffer-metrics", name))["data"] == certificate
         assert server.api.ask("GET", server.api.path("Deployment", "sniffer-controller", name))["spec"]["replicas"] == 3
@@ -482,6 +515,14 @@ def test_a_life(server: Server, helm: str) -> None:
         for release, place in (("sniffer", name), ("other", f"{name}-2")):
             server.helm(helm, "uninstall", release, "--namespace", place, check=False)
         forget(server)
+
+
+def may_use(server: Server, helm: str, namespace: str) -> bool:
+    """Whether ada may, by what the notes told one to grant her; nobody else, and nowhere else."""
+    asked = "kubectl auth can-i use mirrortargets.sniffer.dev/analyzer"
+    wait_until(lambda: server.shell(helm, f"{asked} -n {namespace} --as=ada || true") == "yes\n", 10, what="a right")
+    others = (f"-n {namespace} --as=eve", "-n default --as=ada")
+    return {server.shell(helm, f"{asked} {other} || true") for other in others} == {"no\n"}
 
 
 def forget(server: Server) -> None:
@@ -520,9 +561,17 @@ def fields(server: Server) -> set[str]:
 
 
 def older_chart(directory: Path) -> Path:
-    """A copy of a release before, whose MirrorTargets have one field less."""
+    """A copy of a release before, whose MirrorTargets have one field less, and the chart one value."""
     copy = directory / "sniffer"
     subprocess.run(["cp", "-r", CHART, copy], check=True)
+    values = yaml.safe_load((copy / "values.yaml").read_text())
+    schema = json.loads((copy / "values.schema.json").read_text())
+    for place in (values, schema["properties"]):
+        del place["helmTest"]
+    schema["required"].remove("helmTest")
+    (copy / "values.yaml").write_text(yaml.safe_dump(values))
+    (copy / "values.schema.json").write_text(json.dumps(schema))
+    shutil.rmtree(copy / "templates/tests")
     for path in (copy / "crds").iterdir():
         definition = yaml.safe_load(path.read_text())
         definition["metadata"]["annotations"] = {"sniffer.dev/version": "0.0.9", "sniffer.dev/schema": "former"}

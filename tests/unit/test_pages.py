@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sniffer.manifests import read
 from tests import pages
@@ -86,6 +87,18 @@ def test_what_is_elsewhere_is_there() -> None:
         assert not name or f"def {name}(" in (ROOT / file).read_text(), place
         assert command in shown
     assert "**Not run by our tests**" in (ROOT / "docs/receivers/zeek.md").read_text()
+
+
+def test_images_have_the_tag_that_the_chart_asks_for() -> None:
+    """In the commands and in pods of every page; and they are pushed after they are built, before they are used."""
+    chart = yaml.safe_load((ROOT / "deploy/helm/sniffer/Chart.yaml").read_text())
+    for page in ("README.md", "docs/api.md", "docs/how-to/lost-copies.md"):
+        text = "".join(block.text for block in blocks(page) if block.language in RUN)
+        assert set(re.findall(r"REGISTRY/sniffer(?:-trace)?:(\S+)", text)) == {chart["appVersion"]}
+        assert re.findall(r"docker (?:build|push)|helm install|image: REGISTRY", text)[:2] == [
+            "docker build",
+            "docker push",
+        ]
 
 
 @pytest.mark.parametrize("page", pages.pages())
