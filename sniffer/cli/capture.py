@@ -12,6 +12,7 @@ from sniffer import pcapng
 from sniffer.abi.capture import FRAME_MAX
 from sniffer.abi.limits import Direction
 from sniffer.cli.live import Bounds, Live, Summary, signals
+from sniffer.cli.progress import progress
 from sniffer.errors import FilterError, InputError, MachineError
 from sniffer.kernel.capture import Capture
 from sniffer.kernel.netlink import Netlink
@@ -118,7 +119,8 @@ def of_pod(name: str, namespace: str, node: str, kubeconfig: Path | None, netns_
 
     InputError: no such pod here. MachineError: it has no interface on this node, or cannot be told from others.
     """
-    pods = _pods(node, kubeconfig)  # before the links, and these before the namespaces: see plan.binding
+    with progress("asking the API server"):
+        pods = _pods(node, kubeconfig)  # before the links, and these before the namespaces: see plan.binding
     with Netlink() as netlink:
         links = netlink.links()
         namespaces = Namespaces(netns_dir)

@@ -28,19 +28,26 @@ def clean_cluster(kubeconfig: Path | None, namespace: str, patience_s: float, *,
 
     def tell(now: Progress) -> None:
         nonlocal said
-        words = f"{len(now.clean)} of {len(now.clean) + len(now.others)} nodes are clean"
-        if words != said and not as_json:
+        words = _words(now)
+        if words != said:
             said = words
             print(words, flush=True)
 
     cleaning = Cleaning(Client.load(kubeconfig), namespace)
-    cleaning.order()
-    end = cleaning.wait(patience_s, tell)
+    with progress("telling the agents") as going_on:
+        cleaning.order()
+        if as_json:
+            end = cleaning.wait(patience_s, lambda now: going_on(_words(now)))
     if as_json:
         print(json.dumps({"clean": end.clean, "others": end.others}))
         return 1 if end.others else 0
+    end = cleaning.wait(patience_s, tell)
     for name, why in end.others.items():
         print(f"{name} is not clean: {why}")
     if end.others:
         print("Mirrors end there with their lease; what stays goes with `sniffer cleanup` there: docs/operations.md")
     return 1 if end.others else 0
+
+
+def _words(now: Progress) -> str:
+    return f"{len(now.clean)} of {len(now.clean) + len(now.others)} nodes are clean"

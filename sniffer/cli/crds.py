@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from sniffer.cli.progress import progress
 from sniffer.errors import InputError
 from sniffer.model.schema import CRD_KINDS, Schema, definition
 
@@ -34,8 +35,12 @@ def apply(kubeconfig: Path | None, as_json: bool) -> None:
     from sniffer.cluster.client import Client
     from sniffer.cluster.definitions import bring
 
-    client = Client.load(kubeconfig)
-    done = {one["metadata"]["name"]: bring(client, one) for one in map(definition, CRD_KINDS)}
+    client, done = Client.load(kubeconfig), {}
+    with progress("asking the API server") as going_on:
+        for one in map(definition, CRD_KINDS):
+            name = one["metadata"]["name"]
+            going_on(f"bringing {name}")
+            done[name] = bring(client, one)
     print(json.dumps(done) if as_json else "\n".join(f"{name}: {what}" for name, what in done.items()))
 
 

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from sniffer.abi.limits import MARK_COPY, MARK_COPY_MASK
+from sniffer.cli.progress import progress
 from sniffer.errors import MachineError
 from sniffer.kernel import capabilities
 from sniffer.kernel.btf import Btf
@@ -61,7 +62,7 @@ def trace(seconds: float, *, as_json: bool) -> int:
     bcc, btf = _bcc(), Btf()
     reasons = _reasons(btf)
     text = _program(btf, reasons is not None)
-    with _headers():
+    with _headers(), progress("compiling the program"):
         try:
             program = bcc.BPF(text=text, cflags=["-w"])
         except Exception as error:

@@ -6,12 +6,14 @@ Standard input is the lifeline: something goes down it every second. Whatever di
 (this program, kubectl, the shell, the connection), the far end hears nothing any more, and takes its programs away.
 """
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -19,6 +21,7 @@ from threading import Thread
 from sniffer.errors import InputError
 from sniffer.model.problem import printable, quoted
 from sniffer.plugin.kubectl import Kubectl, Object, agent_of
+from sniffer.plugin.terminal import ASKING, progress, say_line
 
 BEAT_S = 1.0
 KEEPALIVE_S = 6
@@ -58,12 +61,13 @@ def capture(kubectl: Kubectl, name: str, namespace: str | None, options: Options
     """
     if file == "-" and sys.stdout.isatty():
         raise InputError("standard output: given a terminal, allowed a file or a pipe, as in `| wireshark -k -i -`")
-    words = line_of(kubectl, pod_of(kubectl, name, namespace), options, as_json=as_json)
+    with progress(ASKING):
+        words = line_of(kubectl, pod_of(kubectl, name, namespace), options, as_json=as_json)
     if file == "-":
-        return run(words, sys.stdout.fileno())
+        return run(words, sys.stdout.fileno(), speaks=not as_json)
     try:
         with Path(file).open("wb") as output:
-            return run(words, output.fileno())
+            return run(words, output.fileno(), speaks=not as_json)
     except OSError as error:
         raise InputError(f"-w: given {quoted(file)}, allowed a file that can be written ({error.strerror})") from None
 
@@ -89,18 +93,22 @@ def line_of(kubectl: Kubectl, pod: Object, options: Options, *, as_json: bool = 
     return kubectl.exec_line(agent, *words, stdin=True)
 
 
-def run(line: Sequence[str], output: int) -> int:
+def run(line: Sequence[str], output: int, *, speaks: bool = True) -> int:
     """Runs it with its lifeline until it ends; a signal to end lets it say its last words. Its exit status is the far
-    end's, 3 where kubectl itself has failed.
+    end's, 3 where kubectl itself has failed. speaks: the far end says in words that it has begun.
     """
     # A session of its own: Ctrl-C is for us, and the far end ends in order.
     process = subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
     )
     words = _Words(process)
-    with _signals() as told:
+    with _signals() as told, ExitStack() as waiting:
+        if speaks or _is_file(output):
+            waiting.enter_context(progress("waiting for the node"))
         due_s = time.monotonic()
         while not told and process.poll() is None:
+            if words.came or (_is_file(output) and os.fstat(output).st_size):
+                waiting.close()
             if time.monotonic() >= due_s:
                 due_s += BEAT_S
                 if not _beat(process):
@@ -119,17 +127,24 @@ class _Words(Thread):
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         super().__init__(name="words", daemon=True)
         self._said = process.stderr
+        self.came = False
+        """The far end has spoken: it captures, or says why not."""
         self.of_far_end = False
         """The exit status is that of the command, not kubectl's own."""
         self.start()
 
     def run(self) -> None:
         for line in self._said or ():
+            self.came = True
             if line.startswith(_NOTE):
                 self.of_far_end = True
             else:
-                sys.stderr.write(printable(line.decode(errors="replace").rstrip("\n"), _LINE) + "\n")
-                sys.stderr.flush()
+                say_line(printable(line.decode(errors="replace").rstrip("\n"), _LINE))
+
+
+def _is_file(output: int) -> bool:
+    """Which shows that something has come; of what went through a pipe nothing can be seen here."""
+    return stat.S_ISREG(os.fstat(output).st_mode)
 
 
 @contextmanager

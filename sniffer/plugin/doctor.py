@@ -9,7 +9,7 @@ import sniffer
 from sniffer.errors import SnifferError
 from sniffer.plugin.kubectl import CONTROLLERS, Kubectl, Object, is_ready
 from sniffer.plugin.status import KINDS, NODES, TARGETS
-from sniffer.plugin.terminal import ask_all, show, table
+from sniffer.plugin.terminal import ASKING, ask_all, progress, show, table
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _DEFINITIONS = (*KINDS.values(), TARGETS, NODES)
@@ -31,7 +31,8 @@ class Finding:
 
 def doctor(kubectl: Kubectl, *, as_json: bool) -> int:
     """Prints what was found: 0 all fine, 1 something to know, 3 this cluster, or a node of it, cannot mirror."""
-    found = list(_findings(kubectl))
+    with progress(ASKING) as tell:
+        found = list(_findings(kubectl, tell))
     if as_json:
         print(json.dumps([asdict(one) for one in found]))
     else:
@@ -41,7 +42,7 @@ def doctor(kubectl: Kubectl, *, as_json: bool) -> int:
     return 3 if FAIL in results else 1 if WARN in results else 0
 
 
-def _findings(kubectl: Kubectl) -> Iterator[Finding]:
+def _findings(kubectl: Kubectl, tell: Callable[[str], None]) -> Iterator[Finding]:
     """KubectlError: there is no answer at all."""
     yield _server(kubectl)
     yield from _as_allowed("definitions", _definitions, kubectl)
@@ -50,7 +51,7 @@ def _findings(kubectl: Kubectl) -> Iterator[Finding]:
     yield from _as_allowed("agents", _coverage, kubectl, agents)
     yield from _as_allowed("reports", _reports, kubectl, agents)
     ready = {pod["spec"]["nodeName"]: pod for pod in agents if is_ready(pod)}
-    answers = ask_all("asking nodes", sorted(ready)[:_ASKED], partial(_of_node, kubectl, ready))
+    answers = ask_all("asking nodes", sorted(ready)[:_ASKED], partial(_of_node, kubectl, ready), tell)
     if len(answers) < len(ready):
         fix = "kubectl exec into the agent of another: sniffer doctor"
         yield Finding(WARN, "nodes asked", f"{len(answers)} of {len(ready)}", fix)

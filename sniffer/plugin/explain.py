@@ -2,14 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sniffer.errors import SnifferError
 from sniffer.plugin import status as statuses
 from sniffer.plugin.kubectl import Kubectl, Object, is_ready, place, selector
 from sniffer.plugin.status import NODES, TARGETS, find, mirror_row, why
-from sniffer.plugin.terminal import ask_all, show, table
+from sniffer.plugin.terminal import ASKING, ask_all, progress, show, table
 
 _ENDED = ("Succeeded", "Failed")
 _ASKED = 50
@@ -18,6 +18,19 @@ _ASKED = 50
 
 def explain(kubectl: Kubectl, name: str, namespace: str | None, *, as_json: bool) -> int:
     """Prints it; 1: the mirror is not ready."""
+    with progress(ASKING) as tell:
+        mirror, row = _row(kubectl, name, namespace, tell)
+    if as_json:
+        print(json.dumps(row))
+    else:
+        show(_text(mirror, row))
+    return 0 if row["state"] == "Ready" else 1
+
+
+def _row(
+    kubectl: Kubectl, name: str, namespace: str | None, tell: Callable[[str], None]
+) -> tuple[Object, dict[str, Any]]:
+    """The mirror, and all that is known of it."""
     mirror = find(kubectl, name, namespace)
     reports = statuses.if_allowed(kubectl, NODES)
     row = mirror_row(mirror, reports)
@@ -26,15 +39,12 @@ def explain(kubectl: Kubectl, name: str, namespace: str | None, *, as_json: bool
     concerned = sorted({pod["node"] for pod in pods if pod["node"]} | {one["node"] for one in row["reports"]})
     unwell = {one["node"] for one in row["reports"] if one["state"] != "Programmed" or one["reason"]}
     first = sorted((node for node in concerned if node in agents), key=lambda node: node not in unwell)[:_ASKED]
-    asked = ask_all("asking nodes", first, lambda node: _ask(kubectl, agents[node], mirror))
+    asked = ask_all("asking nodes", first, lambda node: _ask(kubectl, agents[node], mirror), tell)
+    tell("asking for its targets")
     row["podList"] = pods
     row["nodeList"] = [_node(node, row, asked, agents) for node in concerned]
-    row["targetList"] = [_target(kubectl, name) for name in row["targets"]]
-    if as_json:
-        print(json.dumps(row))
-    else:
-        show(_text(mirror, row))
-    return 0 if row["state"] == "Ready" else 1
+    row["targetList"] = [_target(kubectl, target) for target in row["targets"]]
+    return mirror, row
 
 
 def _pods(kubectl: Kubectl, mirror: Object) -> list[dict[str, Any]]:

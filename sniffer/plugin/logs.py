@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import chain, islice
 from queue import SimpleQueue
 from threading import Thread
 
@@ -13,7 +15,7 @@ from sniffer.errors import InputError, SnifferError
 from sniffer.model.problem import printable
 from sniffer.plugin.kubectl import CONTAINER, Kubectl, Object, place
 from sniffer.plugin.status import find
-from sniffer.plugin.terminal import ask_all, say
+from sniffer.plugin.terminal import ASKING, ask_all, progress, say
 
 _LINE = 4000
 
@@ -23,17 +25,17 @@ def logs(kubectl: Kubectl, name: str | None, namespace: str | None, since: str, 
 
     follow: until Ctrl-C, each as it comes.
     """
-    wanted = pattern_of(find(kubectl, name, namespace)) if name else re.compile("")
-    agents = kubectl.agents()
-    if not agents:
-        raise InputError("there is no agent of sniffer in this cluster; see `kubectl sniffer doctor`")
-    lines = _followed(kubectl, agents, since) if follow else _past(kubectl, agents, since)
-    try:
-        for node, stamp, text in lines:
-            if wanted.search(text):
-                _print(node, stamp, text, as_json)
-    except KeyboardInterrupt:
-        pass
+    with suppress(KeyboardInterrupt):
+        with progress(ASKING) as tell:
+            wanted = pattern_of(find(kubectl, name, namespace)) if name else re.compile("")
+            agents = kubectl.agents()
+            if not agents:
+                raise InputError("there is no agent of sniffer in this cluster; see `kubectl sniffer doctor`")
+            found = _followed(kubectl, agents, since, tell) if follow else _past(kubectl, agents, since, tell)
+            lines = (line for line in found if wanted.search(line[2]))
+            first = list(islice(lines, 1))
+        for line in chain(first, lines):
+            _print(*line, as_json)
     return 0
 
 
@@ -59,9 +61,11 @@ def _split(node: str, line: str) -> tuple[str, str, str]:
     return node, stamp, text
 
 
-def _past(kubectl: Kubectl, agents: Sequence[Object], since: str) -> Iterator[tuple[str, str, str]]:
+def _past(
+    kubectl: Kubectl, agents: Sequence[Object], since: str, tell: Callable[[str], None]
+) -> Iterator[tuple[str, str, str]]:
     """By time, of all nodes together."""
-    answers = ask_all("asking nodes", range(len(agents)), partial(_of_agent, kubectl, agents, since))
+    answers = ask_all("asking nodes", range(len(agents)), partial(_of_agent, kubectl, agents, since), tell)
     yield from sorted((line for lines in answers.values() for line in lines), key=lambda line: line[1])
 
 
@@ -76,8 +80,11 @@ def _of_agent(kubectl: Kubectl, agents: Sequence[Object], since: str, number: in
     return [_split(node, line) for line in told.splitlines()]
 
 
-def _followed(kubectl: Kubectl, agents: Sequence[Object], since: str) -> Iterator[tuple[str, str, str]]:
+def _followed(
+    kubectl: Kubectl, agents: Sequence[Object], since: str, tell: Callable[[str], None]
+) -> Iterator[tuple[str, str, str]]:
     """As they come, until all have ended."""
+    tell(f"waiting for a line of {len(agents)} agents")
     lines: SimpleQueue[tuple[str, str, str] | None] = SimpleQueue()
     running = []
     for agent in agents:

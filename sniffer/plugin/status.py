@@ -8,7 +8,7 @@ from typing import Any
 from sniffer.errors import InputError, SnifferError
 from sniffer.model.problem import quoted
 from sniffer.plugin.kubectl import Kubectl, KubectlError, Object, condition, is_ready
-from sniffer.plugin.terminal import say, show, table
+from sniffer.plugin.terminal import ASKING, progress, say, show, table
 
 KINDS = {"TrafficMirror": "trafficmirrors.sniffer.dev", "ClusterTrafficMirror": "clustertrafficmirrors.sniffer.dev"}
 TARGETS, NODES = "mirrortargets.sniffer.dev", "sniffernodes.sniffer.dev"
@@ -18,11 +18,12 @@ _RESTING = ("Suspended", "Expired")
 
 def status(kubectl: Kubectl, namespace: str | None, *, as_json: bool) -> int:
     """Prints it; 1: some mirror or target is not ready, or a node has no agent. `namespace`: only its mirrors."""
-    where = ("-n", namespace) if namespace else ("-A",)
-    mirrors = kubectl.listed(KINDS["TrafficMirror"], *where)
-    if not namespace:
-        mirrors += if_allowed(kubectl, KINDS["ClusterTrafficMirror"])
-    targets, reports, nodes = (if_allowed(kubectl, kind) for kind in (TARGETS, NODES, "nodes"))
+    with progress(ASKING):
+        where = ("-n", namespace) if namespace else ("-A",)
+        mirrors = kubectl.listed(KINDS["TrafficMirror"], *where)
+        if not namespace:
+            mirrors += if_allowed(kubectl, KINDS["ClusterTrafficMirror"])
+        targets, reports, nodes = (if_allowed(kubectl, kind) for kind in (TARGETS, NODES, "nodes"))
     rows = {
         "mirrors": [mirror_row(mirror, reports) for mirror in mirrors],
         "targets": [_target_row(target) for target in targets],

@@ -9,7 +9,7 @@ from typing import Any
 from sniffer.errors import InputError
 from sniffer.model.problem import quoted
 from sniffer.plugin.kubectl import Kubectl
-from sniffer.plugin.terminal import show
+from sniffer.plugin.terminal import progress, show
 
 VERSION = "sniffer.dev/v1alpha1"
 NAME_LABEL = "kubernetes.io/metadata.name"
@@ -45,7 +45,8 @@ def apply_template(kubectl: Kubectl, wish: Wish, *, dry_run: bool, as_json: bool
     written = list(documents(wish))
     listed = {"apiVersion": "v1", "kind": "List", "items": written}
     if not dry_run:
-        said = kubectl.run("apply", "-f", "-", stdin=json.dumps(listed))
+        with progress("applying"):
+            said = kubectl.run("apply", "-f", "-", stdin=json.dumps(listed))
         show(json.dumps({"applied": said.splitlines()}) if as_json else said.rstrip())
         return 0
     show(json.dumps(listed) if as_json else "---\n".join(map(yaml, written)).rstrip())

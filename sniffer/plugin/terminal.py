@@ -2,9 +2,11 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import TypeVar
 
 from sniffer.model.problem import printable
@@ -17,7 +19,12 @@ _COLOURS = {
     "Degraded": "33", "Suspended": "2", "Expired": "2",
 }  # fmt: skip
 _OTHER = "31"
+ASKING = "asking the API server"
 _CELL = 600
+PATIENCE_S = 2.0
+"""How long nobody wonders what goes on."""
+_REDRAWN_S = 1.0
+_ERASE = "\r\x1b[K"
 _GAP = "  "
 _WORKERS = 8
 
@@ -51,32 +58,53 @@ def show(text: str) -> None:
 
 def say(text: str) -> None:
     """On standard error, as one line."""
-    print(f"sniffer: {printable(text, 2000)}", file=sys.stderr, flush=True)
+    say_line(f"sniffer: {printable(text, 2000)}")
+
+
+def say_line(line: str) -> None:
+    """On standard error; a line of progress gives way to it."""
+    print(f"{_ERASE if sys.stderr.isatty() else ''}{line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def progress(words: str) -> Iterator[Callable[[int, int], None]]:
-    """A line on the terminal while it lasts; call it with how many of how many are done."""
-    shown = sys.stderr.isatty()
+def progress(words: str) -> Iterator[Callable[[str], None]]:
+    """What goes on, and since when, from PATIENCE_S on; call it with other words. Gone at the end.
 
-    def tell(done: int, of: int) -> None:
-        if shown:
-            print(f"\r{words} {done}/{of}", end="", file=sys.stderr, flush=True)
+    On standard error, and only where that is a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    now, over, began_s = [words], Event(), time.monotonic()
 
+    def show_it() -> None:
+        wait_s = PATIENCE_S
+        while not over.wait(wait_s):
+            wait_s = _REDRAWN_S
+            line = f"{_ERASE}{now[-1]}, {time.monotonic() - began_s:.0f} s"
+            print(line, end="", file=sys.stderr, flush=True)
+
+    showing = Thread(target=show_it, daemon=True)
+    showing.start()
     try:
-        yield tell
+        yield now.append
     finally:
-        if shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        over.set()
+        showing.join()
+        if time.monotonic() - began_s >= PATIENCE_S:
+            print(_ERASE, end="", file=sys.stderr, flush=True)
 
 
-def ask_all(words: str, keys: Iterable[Key], ask: Callable[[Key], Value]) -> Mapping[Key, Value]:
-    """The answers, some questions at a time, with progress on a terminal."""
+def ask_all(
+    words: str, keys: Iterable[Key], ask: Callable[[Key], Value], tell: Callable[[str], None]
+) -> Mapping[Key, Value]:
+    """The answers, some questions at a time; `tell` of a progress hears how many have come."""
     wanted = list(keys)
     answers: dict[Key, Value] = {}
-    with progress(words) as tell, ThreadPoolExecutor(_WORKERS) as pool:
+    tell(f"{words}: 0 of {len(wanted)}")
+    with ThreadPoolExecutor(_WORKERS) as pool:
         asked = {pool.submit(ask, key): key for key in wanted}
         for number, future in enumerate(as_completed(asked), start=1):
             answers[asked[future]] = future.result()
-            tell(number, len(wanted))
+            tell(f"{words}: {number} of {len(wanted)}")
     return {key: answers[key] for key in wanted}
