@@ -66,6 +66,7 @@ kernels: root
 .PHONY: analyzers
 analyzers: root
 	@scripts/packages packages.apt analyzers
+	@tests/zeek >/dev/null
 
 # What a cluster takes.
 .PHONY: cluster-tools

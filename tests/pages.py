@@ -31,6 +31,7 @@ FOLLOWED: Mapping[tuple[str, str], str] = {
     ("docs/receivers/recv.md", ""): "tests/netns/test_receiver_pages.py",
     ("docs/receivers/suricata.md", ""): "tests/netns/test_suricata.py",
     ("docs/receivers/wireshark.md", ""): "tests/netns/test_receiver_pages.py",
+    ("docs/receivers/zeek.md", ""): "tests/netns/test_zeek.py",
     ("docs/tutorial.md", ""): "tests/netns/test_tutorial.py",
 }
 """Which test follows a section of a page, or all of it, as it stands there, but for what is ELSEWHERE."""
@@ -77,10 +78,9 @@ ELSEWHERE: Mapping[str, str] = {
     " ~/.local/lib/wireshark/extcap/sniffer-extcap": f"{_PLUGIN}::wireshark",
     "tshark -D | grep sniffer": f"{_PLUGIN}::test_wireshark_sees_pods",
     "tshark -i sniffer:shop/web-0 -f 'tcp port 443'": f"{_PLUGIN}::test_wireshark_sees_pods",
-    "zeek -C -i af_packet::eth0 sniffer.zeek": "docs/receivers/zeek.md",
 }
 """What does the same as a command that is not run as it stands: for it asks for a terminal, the network, or another's
-program. Of Zeek there is no package, and its page says that it is not run."""
+program."""
 
 
 @dataclass(frozen=True, slots=True)

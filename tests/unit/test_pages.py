@@ -86,7 +86,6 @@ def test_what_is_elsewhere_is_there() -> None:
         assert (ROOT / file).is_file(), place
         assert not name or f"def {name}(" in (ROOT / file).read_text(), place
         assert command in shown
-    assert "**Not run by our tests**" in (ROOT / "docs/receivers/zeek.md").read_text()
 
 
 def test_images_have_the_tag_that_the_chart_asks_for() -> None:
