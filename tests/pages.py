@@ -12,6 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _NAMED = re.compile(r"^```bash(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_INLINE = re.compile(
+    r"(sudo |[A-Z_]+=\S+ )*((kubectl|helm|sniffer|docker|tc|go) [^ ]+ .|make \S+ .|sudo make .|"
+    r"(tshark|wireshark|tcpdump|editcap|zeek|suricata|ip|nft|ss|sysctl|ethtool|bpftool|curl|git|pip|apt-get|"
+    r"journalctl|systemctl|scripts/[a-z]+|tests/\S+|\.venv/\S+) .)"
+)
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$|^##+ ([^\n]+)$", re.MULTILINE | re.DOTALL)
 
 FOLLOWED: Mapping[tuple[str, str], str] = {
@@ -27,6 +33,7 @@ FOLLOWED: Mapping[tuple[str, str], str] = {
     ("docs/operations.md", "Uninstall"): "tests/cluster/test_removal.py",
     ("docs/operations.md", "Clean without an uninstall"): "tests/cluster/test_removal.py",
     ("docs/operations.md", "By hand"): "tests/cluster/test_removal.py",
+    ("docs/plugin.md", ""): "tests/cluster/test_docs.py",
     ("docs/receivers/kernel.md", ""): "tests/netns/test_receiver_pages.py",
     ("docs/receivers/recv.md", ""): "tests/netns/test_receiver_pages.py",
     ("docs/receivers/suricata.md", ""): "tests/netns/test_suricata.py",
@@ -34,53 +41,56 @@ FOLLOWED: Mapping[tuple[str, str], str] = {
     ("docs/receivers/zeek.md", ""): "tests/netns/test_zeek.py",
     ("docs/tutorial.md", ""): "tests/netns/test_tutorial.py",
 }
-"""Which test follows a section of a page, or all of it, as it stands there, but for what is ELSEWHERE."""
+"""Which test follows a section of a page, or all of it, as it stands there, but for what is run ALONE or ELSEWHERE."""
 
 RUN = frozenset({"sh", "bash", "console", "yaml"})
-_PLUGIN = "tests/cluster/test_plugin.py"
-ELSEWHERE: Mapping[str, str] = {
-    "make demo": "tests/netns/test_demo.py::test_every_frame_arrives_and_edits_take_hold",
-    "make test": "scripts/tests",
-    "scripts/isolated .venv/bin/python -m demo --sabotage ICMP; echo $?": (
-        "tests/netns/test_demo.py::test_a_bad_wire_is_noticed"
+
+ALONE: Mapping[tuple[str, str], str] = {
+    ("README.md", "make demo"): "tests/netns/test_demo.py",
+    ("README.md", "scripts/isolated .venv/bin/python -m demo --sabotage"): "tests/netns/test_demo.py",
+    ("README.md", "scripts/isolated .venv/bin/python -m demo --json"): "tests/netns/test_demo.py",
+    ("README.md", "ethtool -K DEV"): "tests/netns/test_readme.py",
+    ("README.md", "kubectl get mirrortargets"): "tests/cluster/test_docs.py",
+    ("README.md", "helm install"): "tests/cluster/test_removal.py",
+    ("CONTRIBUTING.md", "sudo scripts/isolated bash"): "tests/netns/test_readme.py",
+    ("docs/plugin.md", "sniffer capture --interface"): "tests/netns/test_readme.py",
+    ("docs/operations.md", "helm uninstall sniffer --namespace sniffer-system --no-hooks"): (
+        "tests/cluster/test_removal.py"
     ),
+    ("docs/operations.md", "kubectl logs sniffer-cleanup"): "tests/cluster/test_removal.py",
+    ("docs/api.md", "helm install"): "tests/cluster/test_removal.py",
+    ("README.md", "sniffer lint bad.yaml"): "tests/unit/test_pages.py",
+    ("README.md", "sniffer lint typo.yaml"): "tests/unit/test_pages.py",
+    ("docs/how-to/lost-copies.md", "sniffer trace"): "tests/cluster/test_trace.py",
+}
+"""Which test runs the command of a page that begins so, as it stands there (`alone`), apart from its section."""
+
+INLINE: Mapping[str, str] = {
+    "docs/alerts.md": "tests/cluster/test_docs.py",
+    "docs/api.md": "tests/cluster/test_docs.py",
+    "docs/fields.md": "tests/cluster/test_docs.py",
+    "docs/operations.md": "tests/cluster/test_docs.py",
+    "docs/receivers/README.md": "tests/netns/test_receiver_pages.py",
+    "docs/receivers/kernel.md": "tests/netns/test_receiver_pages.py",
+    "docs/receivers/wireshark.md": "tests/netns/test_receiver_pages.py",
+    "docs/status.md": "tests/cluster/test_docs.py",
+    "docs/values.md": "tests/cluster/test_docs.py",
+}
+"""Which test runs the other commands among the words of a page (`inline`), whichever there are."""
+
+ELSEWHERE: Mapping[str, str] = {
+    "make test": "scripts/tests",
     "sudo make test TESTS=tests/cluster": "scripts/tests",
-    "make build": "Makefile",
     "docker build -t REGISTRY/sniffer:0.1.0 .": "tests/cluster/image",
     "docker push REGISTRY/sniffer:0.1.0": "tests/cluster/image",
     "docker build --target trace -t REGISTRY/sniffer-trace:0.1.0 .": "tests/cluster/image",
     "docker push REGISTRY/sniffer-trace:0.1.0": "tests/cluster/image",
-    "apt-get install -y suricata curl": "packages.apt",
-    "helm install sniffer deploy/helm/sniffer --namespace sniffer-system --create-namespace"
-    " --set image.repository=REGISTRY/sniffer --set 'serviceCIDRs={10.96.0.0/12}'": (
-        "tests/cluster/test_removal.py::test_installed_again"
-    ),
-    "sniffer lint bad.yaml; echo $?": "tests/unit/test_pages.py::test_what_lint_says_in_the_readme",
-    "sniffer lint typo.yaml": "tests/unit/test_pages.py::test_what_lint_says_in_the_readme",
-    "sniffer trace --seconds 60": "tests/cluster/test_trace.py::test_a_queue_that_takes_nothing",
-    "sudo install kubectl-sniffer /usr/local/bin/": f"{_PLUGIN}::bed",
-    "sudo ln -s kubectl-sniffer /usr/local/bin/kubectl_complete-sniffer": f"{_PLUGIN}::test_completion",
-    "kubectl sniffer apply-template web -n shop --pods app=web --to 10.0.9.5 --filter 'tcp port 443' --dry-run": (
-        f"{_PLUGIN}::test_what_it_tells"
-    ),
-    "kubectl sniffer explain shop/web": f"{_PLUGIN}::test_what_it_tells",
-    "kubectl exec -n sniffer-system deploy/sniffer-controller -- sniffer plugin >kubectl-sniffer": f"{_PLUGIN}::bed",
-    "kubectl sniffer capture web-0 -n shop --filter 'tcp port 443' | wireshark -k -i -": (
-        f"{_PLUGIN}::test_every_frame_of_the_pod_while_it_is_mirrored"
-    ),
-    "kubectl sniffer capture web-0 -n shop | wireshark -k -i -": (
-        f"{_PLUGIN}::test_every_frame_of_the_pod_while_it_is_mirrored"
-    ),
-    "kubectl sniffer capture web-0 -n shop --filter 'udp port 53' --duration 30s -w dns.pcapng": (
-        f"{_PLUGIN}::test_options_reach_the_node"
-    ),
-    "mkdir -p ~/.local/lib/wireshark/extcap && ln -s /usr/local/bin/kubectl-sniffer"
-    " ~/.local/lib/wireshark/extcap/sniffer-extcap": f"{_PLUGIN}::wireshark",
-    "tshark -D | grep sniffer": f"{_PLUGIN}::test_wireshark_sees_pods",
-    "tshark -i sniffer:shop/web-0 -f 'tcp port 443'": f"{_PLUGIN}::test_wireshark_sees_pods",
+    "tests/cluster/build prometheus": "tests/cluster/conftest.py",
+    "tests/cluster/image arm64": "tests/cluster/conftest.py",
+    "tests/cluster/image trace": "tests/cluster/conftest.py",
 }
-"""What does the same as a command that is not run as it stands: for it asks for a terminal, the network, or another's
-program."""
+"""What is not run as it stands. The first two are the very run that this is (tests/unit/test_pages.py asks make what it
+would do); images are built by buildah, without a registry; the rest is what a run has before it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +115,12 @@ class Block:
 
     @property
     def script(self) -> str:
-        """For a shell: resources are applied, and what is ELSEWHERE is left out."""
+        """For a shell: resources are applied, and what is run ALONE or ELSEWHERE is left out."""
         if self.language == "yaml":
             return f"kubectl apply -f - <<'END'\n{self.text}END\n"
-        return "".join(f"{line}\n" for line in self.lines if _bare(line) not in ELSEWHERE)
+        mine = tuple(beginning for page, beginning in ALONE if page == self.page)
+        kept = [line for line in self.lines if _bare(line) not in ELSEWHERE and not line.startswith(mine)]
+        return "".join(f"{line}\n" for line in kept)
 
 
 def _bare(line: str) -> str:
@@ -138,6 +150,39 @@ def script(page: str, under: str = "") -> str:
     found = [block.script for block in blocks(page, under) if block.language in RUN]
     assert any(found), (page, under)
     return "\n".join(found)
+
+
+def alone(page: str, beginning: str) -> str:
+    """The command of a page that begins so."""
+    assert (page, beginning) in ALONE
+    shown = {*spans(page), *(one for block in blocks(page) for one in block.commands)}
+    [found] = {one for one in shown if one.startswith(beginning)}
+    return found
+
+
+def spans(page: str) -> list[str]:
+    """Commands among the words of a page. The bare names of some (`sniffer doctor`, `helm upgrade`) are none."""
+    words = _BLOCK.sub("", (ROOT / page).read_text())
+    found = [" ".join(one.split()) for one in SPAN.findall(words)]
+    return list(dict.fromkeys(one for one in found if _INLINE.match(one)))
+
+
+def inline(page: str) -> list[str]:
+    """Commands among the words of a page, without those of make, and what is run ALONE or ELSEWHERE."""
+    mine = tuple(beginning for name, beginning in ALONE if name == page)
+    found = [one for one in spans(page) if one not in ELSEWHERE and not one.startswith(mine)]
+    return [one for one in found if not re.match(r"([A-Z_]+=\S+ |sudo )*make ", one)]
+
+
+def clone(directory: Path) -> None:
+    """Makes a directory what a page calls a clone of this repository: it has what is here, built."""
+    for entry in ROOT.iterdir():
+        (directory / entry.name).symlink_to(entry)
+
+
+def examples() -> list[str]:
+    """What `--help` of the commands shows, as docs/commands.md has it."""
+    return re.findall(r"^Example: `(.+)`$", (DOCS / "commands.md").read_text(), re.MULTILINE)
 
 
 def commands(page: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ _EXAMPLES = {
   kubectl sniffer logs -f""",
     "capture": """\
   kubectl sniffer capture web-0 -n shop | wireshark -k -i -
-  kubectl sniffer capture web-0 -n shop --filter 'tcp port 443' --duration 30s -w web.pcapng
+  kubectl sniffer capture web-0 -n shop --filter 'tcp port 443' --duration 5s -w web.pcapng
   kubectl sniffer capture web-0 -n shop --count 20 | tshark -r -""",
 }
 

@@ -34,8 +34,6 @@ class Bed:
     web: Pod
     client: Pod
     environment: Mapping[str, str]
-    extcap: Path
-    """A directory with the plugin, for Wireshark."""
 
     def line(self, *words: object) -> list[str]:
         return ["kubectl", "sniffer", *map(str, words)]
@@ -78,10 +76,12 @@ def bed(installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         subprocess.run(line, stdout=file, check=True, env=installed.environment())
     plugin.chmod(0o755)
     (place / "kubectl_complete-sniffer").symlink_to(plugin)
-    extcap = tmp_path_factory.mktemp("extcap")
-    (extcap / "sniffer-extcap").symlink_to(plugin)
     path = f"{place}:{installed.binaries}:{os.environ['PATH']}"
     home = tmp_path_factory.mktemp("home")
+    for place in (".local/lib", ".config"):
+        extcap = home / place / "wireshark/extcap"
+        extcap.mkdir(parents=True)
+        (extcap / "sniffer-extcap").symlink_to(plugin)
     environment = installed.environment() | {"PATH": path, "HOME": str(home)}
     with installed.namespace() as namespace:
         web = installed.pod("web", namespace, installed.node(1), labels={"app": "web"})
@@ -89,7 +89,7 @@ def bed(installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for pod in (web, client):
             pod.offloads(False)
             pod.reaches(client.address if pod is web else web.address)
-        yield Bed(installed, namespace, web, client, environment, extcap)
+        yield Bed(installed, namespace, web, client, environment)
 
 
 @contextmanager
@@ -183,23 +183,11 @@ def test_options_reach_the_node(bed: Bed, tmp_path: Path) -> None:
     bed.run("capture", "nosuch", "-n", bed.namespace, status=2)
 
 
-@contextmanager
-def wireshark(bed: Bed) -> Iterator[None]:
-    """With the plugin in its extcap directory: as root it takes no other. The mount is seen by this run only."""
-    told = run("tshark", "-G", "folders").splitlines()
-    (place,) = (line.partition(":")[2].strip() for line in told if line.startswith("Extcap path:"))
-    run("mount", "--bind", bed.extcap, place)
-    try:
-        yield
-    finally:
-        run("umount", place)
-
-
 def test_wireshark_sees_pods(bed: Bed, tmp_path: Path) -> None:
     """In its list of interfaces, by the real tshark and dumpcap; it captures from one and stops."""
     name = f"sniffer:{bed.namespace}/web"
     file = tmp_path / "shark.pcapng"
-    with wireshark(bed), stream(bed.client, bed.web, rate=200), nothing_stays(bed.web.node):
+    with stream(bed.client, bed.web, rate=200), nothing_stays(bed.web.node):
         shown = subprocess.run(["tshark", "-D"], capture_output=True, text=True, env=dict(bed.environment))
         assert name in shown.stdout, shown
         line = ["tshark", "-i", name, "-f", "udp port 9", "-c", "20", "-w", str(file)]

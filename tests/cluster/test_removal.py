@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+import sniffer
 from sniffer.kernel.pins import DIGEST_LENGTH
 from sniffer.model.resources import API_VERSION
 from tests.cluster import images, install, mirrors
@@ -29,7 +30,7 @@ from tests.cluster.node import Node
 from tests.cluster.pod import Pod
 from tests.inventory import assert_gone
 from tests.numbered import datagrams, numbers
-from tests.pages import blocks, script
+from tests.pages import alone, blocks, script
 from tests.topology import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ OURS = "/sys/fs/bpf/sniffer"
 OPERATIONS = "docs/operations.md"
 AGENT = {"labelSelector": "app.kubernetes.io/component=agent"}
 CHOSEN = "mirrored"
+REGISTRY = "registry.example"
 LEASE_S = 8
 _VETH = re.compile(r"\bveth[0-9a-f]{8}\b")
 OPTIONS = ("--set", f"agent.nodeSelector.{CHOSEN}=yes")
@@ -336,10 +338,12 @@ def test_an_uninstall_leaves_nothing(installed: Cluster, bed: Bed, tmp_path: Pat
 def test_installed_again(installed: Cluster, bed: Bed, loaded: str, tmp_path: Path) -> None:
     """In the words of the README. The order of the former release means nothing to the new one."""
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
-    repository, _, tag = loaded.rpartition(":")
-    line = blocks("README.md", "In a cluster")[0].text.strip().replace("REGISTRY/sniffer", repository)
-    image = ("--set", f"image.tag={tag}", "--set", "image.pullPolicy=Never")
-    follow(installed, f"{line} {' '.join([*image, *SHORT])}", tmp_path)
+    for node in installed.nodes:
+        name = f"{REGISTRY}/sniffer:{sniffer.__version__}"
+        node.run("ctr", "--namespace", "k8s.io", "images", "tag", "--force", loaded, name)
+    line = alone("README.md", "helm install")
+    assert line == alone("docs/api.md", "helm install")
+    follow(installed, line.replace("REGISTRY", REGISTRY), tmp_path)
     all_run(installed, bed)
     pods = {pod["metadata"]["uid"] for pod in installed.objects("Pod", NAMESPACE)}
     follow(installed, script(OPERATIONS, "Upgrade, roll back"), tmp_path)
@@ -361,7 +365,7 @@ def test_told_to_clean_and_told_otherwise(installed: Cluster, bed: Bed, tmp_path
     """By the command, without an uninstall; the same agents rest, and mirror again."""
     objects = {node.name: held(node) for node in installed.nodes}
     order, otherwise = (block.script for block in blocks(OPERATIONS, "Clean without an uninstall"))
-    said = follow(installed, order.replace("~/.kube/config", "$KUBECONFIG"), tmp_path).stdout
+    said = follow(installed, order, tmp_path).stdout
     assert "2 of 2 nodes are clean" in said
     for node in installed.nodes:
         assert_clean(bed, node, objects[node.name])
@@ -374,6 +378,8 @@ def test_told_to_clean_and_told_otherwise(installed: Cluster, bed: Bed, tmp_path
 
 def test_an_agent_that_does_not_answer(installed: Cluster, bed: Bed, loaded: str) -> None:
     """It is named, and everything else goes; its copies end with the lease, and one pod removes what is left."""
+    install.install(installed, loaded, *SHORT)
+    all_run(installed, bed)
     alive, dead = installed.nodes
     objects = {node.name: held(node) for node in installed.nodes}
     [pod] = installed.objects("Pod", NAMESPACE, **AGENT, fieldSelector=f"spec.nodeName={dead.name}")
@@ -399,7 +405,7 @@ def test_an_agent_that_does_not_answer(installed: Cluster, bed: Bed, loaded: str
     assert_clean(bed, dead, objects[dead.name])
 
 
-def test_an_uninstall_whose_job_cannot_run(installed: Cluster, bed: Bed, loaded: str) -> None:
+def test_an_uninstall_whose_job_cannot_run(installed: Cluster, bed: Bed, loaded: str, tmp_path: Path) -> None:
     """There is no image: one node's agent is gone, and the job never starts. Helm says so, and goes on when told to."""
     install.install(installed, loaded, *SHORT)
     ready(installed, "TrafficMirror", "removal", bed.namespace, timeout=30)
@@ -413,7 +419,8 @@ def test_an_uninstall_whose_job_cannot_run(installed: Cluster, bed: Bed, loaded:
         assert "sniffer-cleanup" in failed.stderr
         assert len(install.workloads(installed)) == 2, "nothing is deleted"
         assert all(held(node) for node in installed.nodes)
-        install.uninstall(installed, "helm4", "--no-hooks")
+        follow(installed, alone(OPERATIONS, "helm uninstall sniffer --namespace sniffer-system --no-hooks"), tmp_path)
+        installed.wait(lambda: not installed.objects("Pod", NAMESPACE), 60, "pods of sniffer gone")
         left = [node for node in installed.nodes if state(installed, node) != "Clean"]
         assert set(gone or ()) <= {node.name for node in left}
         by_hand(installed, left, loaded)
@@ -449,7 +456,8 @@ def by_hand(cluster: Cluster, nodes: Sequence[Node], image: str) -> None:
     done = ("Succeeded", "Failed")
     for name in names:
         cluster.wait(lambda name=name: cluster.get("Pod", name, NAMESPACE)["status"].get("phase") in done, 30, "clean")
-        assert "removed relay" in cluster.kubectl("logs", name, "-n", NAMESPACE)
+        logs = alone(OPERATIONS, "kubectl logs sniffer-cleanup").replace("sniffer-cleanup", name)
+        assert "removed relay" in cluster.kubectl(*logs.split()[1:])
     cluster.kubectl("delete", "pod", *names, "-n", NAMESPACE, "--wait=false")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from sniffer.kernel.namespace import private_network
 from tests.agent import Agent, mirror, target
+from tests.pages import alone
 from tests.topology import Node, node, run
 from tests.traffic import blast
 
@@ -51,11 +52,11 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             yield made
 
 
-def start(root: Path) -> "subprocess.Popen[str]":
-    """`sniffer trace` in the image; it is watching when this returns."""
+def start(root: Path, command: str = "sniffer trace --json --seconds 60") -> "subprocess.Popen[str]":
+    """A command in the image, `sniffer trace`; it is watching when this returns."""
     mounts = f"mount --rbind /sys {root}/sys && mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
     bounds = ",".join(["-all", *(f"+{name}" for name in CAPABILITIES)])
-    words = f"setpriv --bounding-set={bounds} --inh-caps=-all /opt/sniffer/bin/sniffer trace --json --seconds 60"
+    words = f"setpriv --bounding-set={bounds} --inh-caps=-all env PATH=/opt/sniffer/bin {command}"
     line = ["unshare", "--mount", "bash", "-c", f"{mounts} && exec chroot {root} {words}"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = process.stderr and process.stderr.readline()
@@ -63,11 +64,23 @@ def start(root: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, list[dict[str, Any]]]:
+def stopped(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """By Ctrl-C."""
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert not err, err
-    return process.returncode, json.loads(out)
+    return process.returncode, out
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, list[dict[str, Any]]]:
+    status, out = stopped(process)
+    return status, json.loads(out)
+
+
+def line_of(loss: dict[str, Any]) -> str:
+    """As people see it."""
+    reason = loss["reason"] or "this kernel gives no reason"
+    return f"{loss['packets']:8} {loss['device']:16} {loss['place']:32} {reason}\n"
 
 
 def send(bed: Node) -> None:
@@ -85,10 +98,12 @@ def test_a_queue_that_takes_nothing(root: Path, bed: Node) -> None:
     run("tc", "qdisc", "replace", "dev", bed.uplink, "root", "pfifo", "limit", 0)
     try:
         tracing = start(root)
+        told = start(root, alone("docs/how-to/lost-copies.md", "sniffer trace"))
         with private_network():
             elsewhere = start(root)
         send(bed)
         status, losses = ended(tracing)
+        assert stopped(told) == (1, "".join(map(line_of, losses))), "the page's own command, for people"
         assert ended(elsewhere) == (0, []), "the losses of another node, on this very kernel"
     finally:
         run("tc", "qdisc", "delete", "dev", bed.uplink, "root")

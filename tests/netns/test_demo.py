@@ -1,15 +1,20 @@
-"""`make demo` as people run it: it passes, and it fails when it should. Half a minute each."""
+"""`make demo` as people run it: it passes, and it fails when it should. Half a minute each, two of them at once."""
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.inventory import ROOT, devices
+from tests.pages import alone
 from tests.topology import run, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
@@ -18,9 +23,45 @@ DEMO = (sys.executable, "-m", "demo")
 KINDS = {"HTTP", "DNS", "ICMP", "ARP"}
 
 
+@contextmanager
+def typed(line: str) -> Iterator["subprocess.Popen[str]"]:
+    """A line of the README, in a checkout; it makes namespaces of its own."""
+    asked = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "TESTS"))}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(["bash", "-c", line], cwd=CHECKOUT, env=asked, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def shown(words: str) -> list[dict[str, list[int]]]:
+    """The tables of the acts as people see them: of each kind of frame, and of all, the numbers of its row."""
+    tables: list[dict[str, list[int]]] = []
+    for row in re.finditer(r"^ +(HTTP|DNS|ICMP|ARP|all)((?: +\d+)+) *$", words, re.MULTILINE):
+        if row[1] == "HTTP":
+            tables.append({})
+        tables[-1][row[1]] = [int(number) for number in row[2].split()]
+    return tables
+
+
 def test_every_frame_arrives_and_edits_take_hold() -> None:
+    """Twice at once: to people, by `make demo` in namespaces of its own, and as JSON, in those of this test."""
     before = devices()
-    done = subprocess.run([*DEMO, "--json"], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=200)
+    with typed(alone("README.md", "make demo")) as made:
+        line = alone("README.md", "scripts/isolated .venv/bin/python -m demo --json").split()
+        done = subprocess.run(line[1:], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=200)
+        out, err = made.communicate(timeout=200)
+    assert made.returncode == 0, out + err
+    for words, columns in zip(shown(out), (2, 3, 6), strict=True):
+        assert words.keys() == KINDS | {"all"}
+        for *numbers, dropped in words.values():
+            assert (len(numbers), dropped) == (columns, 0)
+            assert min(numbers[: columns - 1]) > (3 if columns < 6 else -1)
+    assert re.search(r"Passed in \d+ s: \d{4,} frames arrived at the analyzer, all of them as they were", out)
+    assert "sniffer status" in out
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert told["passed"]
@@ -44,7 +85,8 @@ def test_every_frame_arrives_and_edits_take_hold() -> None:
     # Said once by people, too: a step for each act, and what comes next.
     for words in ("1. Everything, over VXLAN", "2. From VXLAN to GRE", "3. A filter", "Passed in"):
         assert words in done.stderr
-    assert "\x1b[" not in done.stderr  # no terminal, no colours
+        assert words in out
+    assert "\x1b[" not in done.stderr + out  # no terminal, no colours
     assert devices() == before
     assert not ROOT.exists() or not any(ROOT.iterdir())
     assert run("ip", "netns", "list") == ""
@@ -53,13 +95,16 @@ def test_every_frame_arrives_and_edits_take_hold() -> None:
 def test_a_bad_wire_is_noticed() -> None:
     """Copies of ping are lost and copies of ARP are altered, where sniffer can know of neither: the counters are
     clean, the exit status is 1 and the frames are named."""
-    with subprocess.Popen(
-        [*DEMO, "--json", "--sabotage", "ICMP"], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as demo:
+    line = [*DEMO, "--json", "--sabotage", "ICMP"]
+    with (
+        typed(alone("README.md", "scripts/isolated .venv/bin/python -m demo --sabotage")) as page,
+        subprocess.Popen(line, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo,
+    ):
         wait_until(lambda: "clsact" in run("tc", "qdisc", "show"), 60, what="the saboteur")
         words = ("bpf", "direct-action", "object-file", GARBLE, "section", "tc")
         run("tc", "filter", "add", "dev", "up0", "egress", "prio", 1, "protocol", "all", *words)
         out, err = demo.communicate(timeout=200)
+        said, _ = page.communicate(timeout=200)
     assert demo.returncode == 1, out + err
     told = json.loads(out)
     assert not told["passed"]
@@ -75,6 +120,14 @@ def test_a_bad_wire_is_noticed() -> None:
     assert any(words.startswith("altered at byte 41: frame ") and "ARP" in words for words in vxlan["problems"])
     assert "altered" in err
     assert "FAILED" in err
+    *_, verdict, status = said.rstrip().splitlines()
+    assert status == "1", "what `echo` says of it"
+    assert re.fullmatch(r"FAILED after \d+ s: \d+ problems, each said above", verdict), said
+    assert re.search(r"✗ missing at the analyzer: frame \d+ ICMP .* Echo \(ping\) request ", said)
+    vxlan_shown, gre_shown, _ = shown(said)
+    for words in (vxlan_shown, gre_shown):
+        assert words["ICMP"][-1] == words["ICMP"][0] == words["all"][-1] > 10
+    assert "altered" not in said
 
 
 @pytest.mark.parametrize(("words", "status"), [(("--sabotage", "TELNET"), 2), (("--what",), 2)])

@@ -18,7 +18,7 @@ from scapy.packet import Packet, Raw
 
 from sniffer.pcap import frames
 from tests.agent import SNIFFER
-from tests.pages import DOCS, commands
+from tests.pages import DOCS, commands, inline
 from tests.receiving import Recv
 from tests.topology import add_analyzer, command, namespace, remove, run, set_sysctl
 from tests.tunnelled import VXLAN_KEY, erspan2, erspan3, geneve, gre, option, packet, tunnels
@@ -172,3 +172,32 @@ def test_the_kernel_answers_gre_where_it_knows_it() -> None:
 def test_this_kernel_has_vxlan() -> None:
     assert has_device("vxlan")
     assert has_device("vxlan6")
+
+
+WORDS = [(page, line) for page in ("README", "kernel", "wireshark") for line in inline(f"docs/receivers/{page}.md")]
+BEFORE = {
+    "output icmp": "add table inet filter; add chain inet filter output { type filter hook output priority 0; }",
+    "raw prerouting": "add table inet raw; add chain inet raw prerouting { type filter hook prerouting priority raw; }",
+}
+"""What there is already, where a rule is added."""
+
+
+@pytest.mark.parametrize(("page", "line"), WORDS)
+def test_a_command_among_words(page: str, line: str, tmp_path: Path) -> None:
+    """At an analyzer that has a tunnel device; into Wireshark, which stands for itself as tshark."""
+    wireshark = tmp_path / "wireshark"
+    wireshark.write_text('#!/bin/sh\n[ "$*" = "-k -i -" ] && exec tshark -n -i - -c 2 -T fields -e ip.dst\n')
+    wireshark.chmod(0o755)
+    (tmp_path / "sniffer.lua").symlink_to(DOCS.parent / "share/wireshark/sniffer.lua")
+    before = [f"nft '{table}'" for words, table in BEFORE.items() if words in line]
+    if "mirror0" in line:
+        before.append(f"ip link delete mirror0 2>/dev/null || true; {KERNEL['vxlan']}")
+    if "tshark -X" in line:
+        line += " -i eth0 -f 'udp port 6081' -c 1 -T fields -e ip.dst -e sniffer.node"
+    if line.startswith(("tshark", "sniffer recv")):
+        said = output(f"PATH=$PWD:$PATH\n{line}", tmp_path, [packet(VXLAN_KEY, REQUEST), packet(geneve(), REQUEST)])
+        assert "10.1.0.30" in said
+    else:
+        run("bash", "-euc", "\n".join([*before, line]), netns="ana")
+        if line.startswith("nft"):
+            assert line.split(maxsplit=6)[6] in run("nft", "list", "ruleset", netns="ana")

@@ -7,23 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent import SNIFFER
-from tests.pages import script
+from tests.pages import clone, script
 
 PAGE = "docs/tutorial.md"
+APT_GET = '#!/bin/sh\nexec /usr/bin/apt-get -o Debug::NoLocking=1 --no-upgrade --no-download "$@"\n'
+"""Without a network: it takes what is installed, and knows no other name."""
+MACHINE = """
+mount -t tmpfs tmpfs /run && mkdir -p "$PWD" && mount -c --bind . "$PWD" && cd "$PWD"
+mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && ip link set lo up
+"""
 
 
 def follow(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Runs commands, and ends at the first that fails."""
     commands = f"set -euo pipefail\n{text}"
-    environment = {**os.environ, "PATH": f"{SNIFFER.parent}:{os.environ['PATH']}"}
+    clone(directory)
+    programs = directory / "programs"
+    programs.mkdir()
+    (programs / "apt-get").write_text(APT_GET)
+    (programs / "apt-get").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     # Namespaces of its own: whatever a broken page leaves behind goes with them.
     command = ["unshare", "--pid", "--net", "--mount", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]
-    mounts = (
-        "mount -t tmpfs tmpfs /run && mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && ip link set lo up\n"
-    )
     return subprocess.run(
-        [*command, mounts + commands],
+        [*command, MACHINE + commands],
         cwd=directory,
         env=environment,
         capture_output=True,

@@ -1,6 +1,8 @@
-"""Every command that a page shows is run by a test: in a section that one follows, or elsewhere in other words."""
+"""Every command that a page shows is run by a test, as it stands there: with its section, or alone."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,8 @@ import yaml
 
 from sniffer.manifests import read
 from tests import pages
-from tests.agent import sniffer
-from tests.pages import ELSEWHERE, FOLLOWED, ROOT, RUN, Block, blocks
+from tests.agent import SNIFFER
+from tests.pages import ALONE, ELSEWHERE, FOLLOWED, INLINE, ROOT, RUN, SPAN, Block, alone, blocks
 
 OTHER_LANGUAGES = {"json", "python", "zeek"}
 PROGRAMS = re.compile(
@@ -54,7 +56,8 @@ def unrun(block: Block) -> list[str]:
         return []
     if block.language == "yaml":
         return ["resources"]
-    return [one for one in block.commands if one not in ELSEWHERE]
+    mine = tuple(beginning for page, beginning in ALONE if page == block.page)
+    return [one for one in block.commands if one not in ELSEWHERE and not one.startswith(mine)]
 
 
 @pytest.mark.parametrize("page", pages.pages())
@@ -64,10 +67,55 @@ def test_every_command_is_run(page: str) -> None:
     assert not {f"{block.heading}: {line}" for block in found for line in unrun(block)}
 
 
+@pytest.mark.parametrize("page", pages.pages())
+def test_every_command_among_words_is_run(page: str) -> None:
+    assert page in INLINE or not pages.inline(page)
+
+
+@pytest.mark.parametrize("page", INLINE)
+def test_who_runs_commands_among_words_does(page: str) -> None:
+    text = (ROOT / INLINE[page]).read_text()
+    assert "inline(" in text
+    assert Path(page).stem in text
+    assert pages.inline(page), "nothing to run"
+
+
+MAKE = re.compile(r"(sudo |[A-Z_]+=\S+ )*make [a-z]")
+
+
+def makes() -> list[str]:
+    """What pages tell one to make, in blocks and among words."""
+    shown = [one for page in pages.pages() for block in blocks(page) for one in block.commands]
+    shown += [one for page in pages.pages() for one in SPAN.findall((ROOT / page).read_text())]
+    return sorted({" ".join(one.split()) for one in shown if MAKE.match(one)})
+
+
+@pytest.mark.parametrize("line", makes())
+def test_what_make_would_do(line: str, tmp_path: Path) -> None:
+    """Asked, not done: most of it is the run that this is. The tests that it would run are there."""
+    for name, words in (("make", '/usr/bin/make --dry-run "$@"'), ("sudo", '"$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexec {words}\n")
+        (tmp_path / name).chmod(0o755)
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "TESTS"))}
+    mine["PATH"] = f"{tmp_path}:{mine['PATH']}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=mine, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    if chosen := re.search(r"TESTS=('[^']+'|\S+)", line):
+        words = chosen[1].strip("'")
+        assert words in done.stdout
+        (path, *rest) = words.split()
+        assert (ROOT / path).exists()
+        for word in rest[rest.index("-k") + 1 :][:1] if "-k" in rest else ():
+            files = [ROOT / path] if path.endswith(".py") else (ROOT / path).glob("*.py")
+            assert any(word in file.read_text() for file in files)
+
+
 def test_a_new_command_would_be_noticed() -> None:
     for language, text in (("sh", "kubectl sniffer brew\n"), ("", "$ helm rollback x\n"), ("yaml", "kind: Pod\n")):
-        assert unrun(Block("docs/plugin.md", "Capture", language, text))
-    assert unrun(Block("docs/plugin.md", "Install", "sh", "sudo rm -r /  # never\nmake build\n")) == ["sudo rm -r /"]
+        assert unrun(Block("docs/metrics.md", "", language, text))
+    assert unrun(Block("docs/metrics.md", "", "sh", "sudo rm -r /  # never\nmake test\n")) == ["sudo rm -r /"]
+    assert not unrun(Block("README.md", "Try it", "sh", "make demo    # real traffic\n"))
 
 
 @pytest.mark.parametrize(("page", "heading"), FOLLOWED)
@@ -78,13 +126,20 @@ def test_who_follows_a_page_names_it(page: str, heading: str) -> None:
     assert any(block.language in RUN for block in blocks(page, heading)), "nothing to follow"
 
 
+@pytest.mark.parametrize(("page", "beginning"), ALONE)
+def test_who_runs_a_command_alone_names_it(page: str, beginning: str) -> None:
+    text = (ROOT / ALONE[page, beginning]).read_text().replace("'", '"')
+    assert f'"{page}"' in text
+    assert f'"{beginning}"' in text
+    assert alone(page, beginning)
+
+
 def test_what_is_elsewhere_is_there() -> None:
     """And still shown on some page."""
     shown = {command for page in pages.pages() for block in blocks(page) for command in block.commands}
+    shown |= {command for page in pages.pages() for command in pages.spans(page)}
     for command, place in ELSEWHERE.items():
-        file, _, name = place.partition("::")
-        assert (ROOT / file).is_file(), place
-        assert not name or f"def {name}(" in (ROOT / file).read_text(), place
+        assert (ROOT / place).is_file(), place
         assert command in shown
 
 
@@ -110,12 +165,15 @@ def test_resources_of_ours_are_taken(page: str) -> None:
             assert source.resources
 
 
-def test_what_lint_says_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lint_says_in_the_readme(tmp_path: Path) -> None:
     """To the letter, but for what an ellipsis stands for."""
-    monkeypatch.chdir(tmp_path)
-    Path("bad.yaml").write_text(BAD)
-    Path("typo.yaml").write_text(TYPO)
-    bad, typo = sniffer("lint", "bad.yaml"), sniffer("lint", "typo.yaml")
+    (tmp_path / "bad.yaml").write_text(BAD)
+    (tmp_path / "typo.yaml").write_text(TYPO)
+    environment = os.environ | {"PATH": f"{SNIFFER.parent}:{os.environ['PATH']}"}
+    said = ""
+    for beginning in ("sniffer lint bad.yaml", "sniffer lint typo.yaml"):
+        line = alone("README.md", beginning)
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        said += f"$ {line}\n{done.stdout}{done.stderr}"
     (shown,) = (block.text for block in blocks("README.md", "Use it") if block.language == "console")
-    said = f"$ sniffer lint bad.yaml; echo $?\n{bad.stdout}{bad.returncode}\n$ sniffer lint typo.yaml\n{typo.stdout}"
     assert re.fullmatch(r"[^\n]*".join(map(re.escape, shown.split("..."))), said), said
