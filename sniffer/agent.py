@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import sniffer
 from sniffer.errors import MachineError, SnifferError
 from sniffer.hold import Hold
-from sniffer.kernel import programs
+from sniffer.kernel import programs, uname
 from sniffer.kernel.monitor import drain, monitor
 from sniffer.kernel.pins import Pins
 from sniffer.metrics import node as metrics
@@ -32,7 +32,7 @@ from sniffer.plan import names, ops
 from sniffer.plan.compile import Sources
 from sniffer.plan.diff import at_once
 from sniffer.plan.facts import Mechanism
-from sniffer.plan.report import clean_report, report
+from sniffer.plan.report import clean_report, refused_report, report
 from sniffer.plan.state import Verdict
 from sniffer.stats.series import Named
 
@@ -109,6 +109,8 @@ class Options:
     """Where the container runtime keeps the pods' network namespaces."""
     health: Place | None = None
     """Where to serve /healthz and /readyz; None: nowhere."""
+    any_kernel: bool = False
+    """Run on one that is known to hurt production traffic, too."""
 
 
 def default_node() -> str:
@@ -133,6 +135,7 @@ class Agent:
             serve("--health", options.health, None, probed)
         self._news = os.eventfd(0, os.EFD_NONBLOCK)
         self._source = options.source(lambda: os.eventfd_write(self._news, 1))
+        self._remark = self._judge()
         self._pins = Pins(options.pin_root)
         self._name = names.node_text(options.node, os.getpid(), sniffer.__version__)
         self._resync_s = min(RESYNC_S, options.lease_s / 6)
@@ -146,6 +149,20 @@ class Agent:
         self._loop = metrics.Loop()
         if options.metrics:
             serve("--metrics", options.metrics, metrics.registry(options.pin_root, self._loop, options.named), probed)
+
+    def _judge(self) -> str | None:
+        """What is to be known of this kernel; None: nothing. MachineError, told to the cluster too: it is refused."""
+        kernel = uname.judgement()
+        if kernel.result == "fail" and not self._options.any_kernel:
+            fix = "boot a later one, or allow it: --allow-kernel, agent.allowKernel of the chart"
+            refusal = MachineError(f"no agent runs on this kernel: {kernel.text}", fix)
+            self._source.report(refused_report(sniffer.__version__, str(refusal)))
+            self._source.flush()
+            raise refusal
+        if kernel.result == "ok":
+            return None
+        log.warning("kernel %s", kernel.text)
+        return f"kernel {kernel.text}"
 
     def _take(self) -> Hold:
         options = self._options
@@ -283,7 +300,7 @@ class Agent:
         self._rounds = 0 if failures or not self._again else self._rounds + 1
         if not broken and sources.cluster is not None and (failures or self._is_report_due()):
             verdicts = node.verdicts() if fresh else _unheard(node.verdicts(), self._source.faults())
-            self._source.report(report(verdicts, sources.mirrors, sniffer.__version__))
+            self._source.report(report(verdicts, sources.mirrors, sniffer.__version__, self._remark))
         if not self._settled and not broken:
             self._settled = True
             gc.freeze()  # what thousands of resources became is there to stay: no collection need walk it

@@ -56,7 +56,10 @@ def main() -> None:
 def _remedy() -> str:
     if os.geteuid():
         return "; run as root"
-    return "; root lacks a capability here (`sniffer doctor` names it; recv wants CAP_NET_RAW), or a policy forbids it"
+    from sniffer.kernel import policy
+
+    why = policy.may_forbid() or "a policy forbids it"
+    return f"; root lacks a capability here (`sniffer doctor` names it; recv wants CAP_NET_RAW), or {why}"
 
 
 def _version(wanted: bool) -> None:
@@ -104,6 +107,9 @@ def agent(
         str | None, typer.Option(metavar="ADDRESS:PORT", help="Serve /healthz and /readyz there, on loopback.")
     ] = None,
     attachment: Attachment = None,
+    allow_kernel: Annotated[
+        bool, typer.Option("--allow-kernel", help="Run on a kernel with bugs that hurt production traffic, too.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every plan.")] = False,
 ) -> None:
     """The node's loop: mirrors what the resources say. Until a signal; what it attached stays.
@@ -121,7 +127,9 @@ def agent(
     source = source_of(manifests, kubeconfig, name, namespace, limits, grace_s, pod)
     place = place_of(metrics, metrics_tls, kubeconfig, in_cluster=manifests is None)
     probed = loopback("--health", health) if health else None
-    loop.run(loop.Options(source, name, pin_root, lease_s, place, metrics_names, attachment, netns_dir, probed))
+    loop.run(
+        loop.Options(source, name, pin_root, lease_s, place, metrics_names, attachment, netns_dir, probed, allow_kernel)
+    )
 
 
 @app.command()

@@ -4,21 +4,19 @@ What takes a trial is tried on maps and programs that nobody else sees and that 
 """
 
 import os
-import resource
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sniffer import pcap
 from sniffer.abi.records import EgressRecord
 from sniffer.errors import KernelError, MachineError, SnifferError
-from sniffer.kernel import bpf, capabilities, cni, programs, relay, tcx, uname
+from sniffer.kernel import bpf, capabilities, cni, policy, programs, relay, tcx, uname
 from sniffer.kernel.look import look_at
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.pins import Pins, holder_words, is_held
 from sniffer.kernel.rivals import rivals
 from sniffer.plan.facts import Link
 from sniffer.plan.template import address_of
-from sniffer.stats import floors
 from sniffer.stats.finding import Finding, Findings, Result
 
 _OVERHEAD, _OVERHEAD_MOST = 50, 110
@@ -27,7 +25,7 @@ GENEVE with its options over IPv6."""
 _BACKLOG = 1000
 _SOMEWHERE = "192.0.2.1"  # an address for documentation: only the default route leads there
 _LOOPBACK, _ETHERNET = 772, 1  # ARPHRD_*
-_MEMLOCK_CHARGED_BEFORE = (5, 11, 0)
+_LATER = "install the newest kernel of your distribution's 6.1, 6.12 or later series"
 _BPFFS_FIX = "mount one: mount -t bpf bpf /sys/fs/bpf; or name a --pin-root that lies on one"
 
 
@@ -38,6 +36,8 @@ def examine(pin_root: Path) -> Findings:
         checks: tuple[tuple[str, Callable[[], Findings]], ...] = (
             ("kernel", _kernel),
             ("capabilities", _capabilities),
+            ("selinux", _selinux),
+            ("lockdown", _lockdown),
             ("libpcap", _libpcap),
             ("programs", _programs),
             ("attachment", _attachment),
@@ -64,10 +64,12 @@ def examine(pin_root: Path) -> Findings:
 
 
 def _kernel() -> Findings:
-    judgement = floors.judge(*uname.version())
-    fix = (
-        "" if judgement.result == "ok" else "install the newest kernel of your distribution's 6.1, 6.12 or later series"
-    )
+    judgement = uname.judgement()
+    fix = {
+        Result.OK: "",
+        Result.WARN: _LATER,
+        Result.FAIL: f"{_LATER}; an agent does not run on this one, unless it is given --allow-kernel",
+    }[Result(judgement.result)]
     yield Finding("kernel", Result(judgement.result), judgement.text, fix)
 
 
@@ -78,6 +80,25 @@ def _capabilities() -> Findings:
         yield Finding("capabilities", Result.FAIL, f"{', '.join(lacking)} missing", fix)
     else:
         yield Finding("capabilities", Result.OK, "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON")
+
+
+def _selinux() -> Findings:
+    found, suspect = policy.selinux(), policy.may_forbid()
+    if suspect:
+        yield Finding("selinux", Result.WARN, f"{suspect}, which may not use bpf()", policy.SELINUX_FIX)
+    elif found:
+        yield Finding("selinux", Result.OK, f"{'permissive' if found[1] else 'on'}; this runs as {found[0]}")
+    else:
+        yield Finding("selinux", Result.OK, "off")
+
+
+def _lockdown() -> Findings:
+    mode = policy.lockdown()
+    if mode == "confidentiality":
+        text = "confidentiality: agents and captures run, but `sniffer trace` may not read the kernel's memory"
+        yield Finding("lockdown", Result.WARN, text, "for `sniffer trace` boot with lockdown=integrity, or none")
+    else:
+        yield Finding("lockdown", Result.OK, mode or "none, or not to be seen from here")
 
 
 def _libpcap() -> Findings:
@@ -158,16 +179,13 @@ def _btf() -> Findings:
 
 
 def _memlock() -> Findings:
-    version, _ = uname.version()
-    if version >= _MEMLOCK_CHARGED_BEFORE:
-        yield Finding("memlock", Result.OK, "maps are not counted as locked memory since 5.11")
-        return
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit == resource.RLIM_INFINITY or "CAP_SYS_RESOURCE" in capabilities.effective():
-        yield Finding("memlock", Result.OK, "not limited")
+    limit = programs.memlock_limit()
+    if limit is None:
+        yield Finding("memlock", Result.OK, "not limited, or maps are not counted (since 5.11)")
+    elif "CAP_SYS_RESOURCE" in capabilities.effective():
+        yield Finding("memlock", Result.OK, "limited, and the limit may be lifted")
     else:
-        fix = "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit, CAP_SYS_RESOURCE in a container)"
-        yield Finding("memlock", Result.FAIL, f"{limit} bytes, and this kernel counts maps", fix)
+        yield Finding("memlock", Result.FAIL, programs.memlock_words(limit), programs.MEMLOCK_FIX)
 
 
 def _bpffs(pins: Pins) -> Findings:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sniffer.errors import KernelError, MachineError
-from sniffer.kernel import bpf, capabilities, uname
+from sniffer.kernel import bpf, capabilities, policy, uname
 from sniffer.kernel.pins import DIGEST_LENGTH, PROGRAMS, RING, Pins
-from sniffer.stats import floors
 
 OBJECT_VARIABLE = "SNIFFER_OBJECT"
+MEMLOCK_FIX = "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit, CAP_SYS_RESOURCE in a container)"
+_MEMLOCK_CHARGED_BEFORE = (5, 11, 0)
 
 
 _LINE = re.compile(r"([0-9a-f]{64})  \S+\n")
@@ -86,16 +87,29 @@ def refusal(error: KernelError) -> MachineError:
     lacking = capabilities.missing()
     if lacking:
         return MachineError(f"loading BPF programs is not allowed: {', '.join(lacking)} missing", "run as root")
-    kernel = floors.judge(*uname.version())
+    kernel = uname.judgement()
     if kernel.result == "fail":
         return MachineError(f"this kernel does not take the BPF programs: {kernel.text}", "use a later one")
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if error.errno == errno.EPERM and limit != resource.RLIM_INFINITY:  # libbpf has tried to lift it
-        text = f"only {limit} bytes may be locked in memory, which kernels before 5.11 count maps as"
+    limit = memlock_limit()
+    if error.errno == errno.EPERM and limit is not None:  # libbpf has tried to lift it
+        return MachineError(memlock_words(limit), MEMLOCK_FIX)
+    suspect = policy.may_forbid() if error.errno in (errno.EPERM, errno.EACCES) else None
+    if suspect:
         return MachineError(
-            text, "ulimit -l unlimited (LimitMEMLOCK=infinity in a unit, CAP_SYS_RESOURCE in a container)"
+            f"loading BPF programs is not allowed, no capability is missing; {suspect}", policy.SELINUX_FIX
         )
     return MachineError(f"the kernel refuses the BPF object: {error}", "see `sniffer doctor`")
+
+
+def memlock_limit() -> int | None:
+    """Bytes that maps may take; None: any, or this kernel does not count them as locked memory."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return None if limit == resource.RLIM_INFINITY or uname.version()[0] >= _MEMLOCK_CHARGED_BEFORE else limit
+
+
+def memlock_words(limit: int) -> str:
+    """That so many bytes may not be enough."""
+    return f"only {limit} bytes may be locked in memory, which kernels before 5.11 count maps as"
 
 
 def pinned_ids(pins: Pins) -> Mapping[str, int]:

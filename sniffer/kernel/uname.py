@@ -8,7 +8,12 @@ from sniffer.stats import floors
 _SIGNATURE = Path("/proc/version_signature")
 
 
-def version() -> tuple[floors.Version, bool]:
-    """Its upstream version, and whether that tells which fixes it has."""
+def judgement() -> floors.Judgement:
+    """Whether to run on it."""
+    return floors.judge(*version())
+
+
+def version() -> tuple[floors.Version, floors.Numbering]:
+    """Its upstream version, and what that says of the fixes that it has."""
     uname = os.uname()
     return floors.version_of(uname.release, uname.version, _SIGNATURE.read_text() if _SIGNATURE.exists() else "")

@@ -13,6 +13,7 @@ class NodeState(StrEnum):
 
     RUNNING = "Running"
     CLEAN = "Clean"
+    REFUSED = "Refused"
 
 
 class MirrorReport(Model):
@@ -42,7 +43,9 @@ class NodeStatus(Model):
     """What the agent of this node says."""
 
     state: Annotated[NodeState, Field(strict=False), one_of(NodeState)] = NodeState.RUNNING
-    """Running; Clean: everything of sniffer was removed from the node."""
+    """Running; Clean: everything of sniffer was removed from the node; Refused: no agent runs there, see message."""
+    message: Annotated[Text, Field(max_length=512), Allowed("text")] | None = None
+    """What is wrong with the node itself, for people: why it is refused, or fixes that its kernel lacks."""
     order: Annotated[Text, Field(max_length=127), Allowed("an order")] | None = None
     """Clean: the order that was carried out; none where the agent left the node by itself."""
     version: Annotated[Text, Field(max_length=63), Allowed("a version")] = ""

@@ -16,8 +16,12 @@ MESSAGES_LENGTH = 128 << 10
 MIRRORS_LENGTH = 4096
 
 
-def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str) -> dict[str, Any]:
-    """SnifferNode.status. Of mirrors that concern this node only: that select one of its pods, or name interfaces."""
+def report(
+    verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str, message: str | None = None
+) -> dict[str, Any]:
+    """SnifferNode.status. Of mirrors that concern this node only: that select one of its pods, or name interfaces.
+    message: of the node itself.
+    """
     resources = {mirror.identity: mirror for mirror in mirrors}
     rows = [
         _row(verdict, resources[verdict.identity])
@@ -29,7 +33,13 @@ def report(verdicts: Iterable[Verdict], mirrors: Iterable[Mirror], version: str)
         room -= len((row["message"] or "").encode())
         if room < 0:
             row["message"] = None
-    return _status({"state": NodeState.RUNNING, "version": version, "mirrors": rows[:MIRRORS_LENGTH]})
+    told = {"state": NodeState.RUNNING, "message": message, "version": version}
+    return _status({**told, "mirrors": rows[:MIRRORS_LENGTH]})
+
+
+def refused_report(version: str, why: str) -> dict[str, Any]:
+    """SnifferNode.status of a node on which an agent does not run."""
+    return _status({"state": NodeState.REFUSED, "message": why[:MESSAGE_LENGTH], "version": version})
 
 
 def clean_report(version: str, order: str | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ KINDS = {"TrafficMirror": "trafficmirrors.sniffer.dev", "ClusterTrafficMirror": 
 TARGETS, NODES = "mirrortargets.sniffer.dev", "sniffernodes.sniffer.dev"
 _RESTING = ("Suspended", "Expired")
 """Reasons of Ready=False that somebody wanted."""
+_OF_NODES = ("message", "version", "reported")
 
 
 def status(kubectl: Kubectl, namespace: str | None, *, as_json: bool) -> int:
@@ -105,7 +106,7 @@ def _node_rows(nodes: Iterable[Object], reports: Iterable[Object]) -> Iterator[d
         name = node["metadata"]["name"]
         report = told.get(name, {})
         state = report.get("state", "NoReport")
-        yield {"name": name, "state": state, "version": report.get("version"), "reported": report.get("reported")}
+        yield {"name": name, "state": state, **{one: report.get(one) for one in _OF_NODES}}
 
 
 def _text(rows: dict[str, list[dict[str, Any]]], nodes_known: bool) -> str:
@@ -126,7 +127,8 @@ def _text(rows: dict[str, list[dict[str, Any]]], nodes_known: bool) -> str:
     if nodes_known:
         parts.append(f"{running} of {len(rows['nodes'])} nodes have an agent that reports")
     if lacking:
-        parts.append(table(("NODE", "STATE"), [(row["name"], row["state"]) for row in lacking], coloured=1))
+        why_not = [(row["name"], row["state"], row["message"] or "") for row in lacking]
+        parts.append(table(("NODE", "STATE", "WHY"), why_not, coloured=1))
     return "\n\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import Enum, auto
 
 Version = tuple[int, int, int]
 
@@ -35,36 +36,57 @@ class Judgement:
     text: str
 
 
-def version_of(release: str, build: str, signature: str = "") -> tuple[Version, bool]:
-    """The upstream version of a kernel, and whether its last number tells which fixes it has.
+class Numbering(Enum):
+    """What a kernel's number says of the fixes that it has."""
+
+    UPSTREAM = auto()
+    """Which: those of that release, up to it."""
+    AT_LEAST = auto()
+    """Those of that release; its vendor may have put in others."""
+    VENDOR = auto()
+    """Nothing: it stays the same, whatever is put in."""
+
+
+def version_of(release: str, build: str, signature: str = "") -> tuple[Version, Numbering]:
+    """The upstream version of a kernel, and what its number says.
 
     `release` and `build` are uname's; `signature` is /proc/version_signature, which Ubuntu has. Debian and Ubuntu keep
-    the upstream number there; elsewhere a release that ends in 0 before its dash is the vendor's own numbering.
+    the upstream number there; elsewhere what follows a release's three numbers is a vendor's, who counts for himself
+    where the third is 0.
     """
     debian, ubuntu = _DEBIAN.search(build), signature.split()[-1:]
     text = debian[1] if debian else ubuntu[0] if ubuntu else release
     found = _VERSION.match(text)
     if not found:
-        return (0, 0, 0), False
+        return (0, 0, 0), Numbering.VENDOR
     version = int(found[1]), int(found[2]), int(found[3] or 0)
-    vendor = not debian and not ubuntu and version[2] == 0 and "-" in release
-    return version, not vendor
+    if debian or ubuntu or found.end() == len(text):
+        return version, Numbering.UPSTREAM
+    return version, Numbering.AT_LEAST if version[2] else Numbering.VENDOR
 
 
-def judge(version: Version, is_exact: bool) -> Judgement:
-    """Whether to run on such a kernel."""
-    text = ".".join(map(str, version))
-    if version[:2] < OLDEST[:2]:
+def judge(version: Version, numbering: Numbering) -> Judgement:
+    """Whether to run on such a kernel. fail: no, as far as a number can tell that."""
+    text = _dotted(version)
+    if version[:2] < OLDEST[:2] and numbering is not Numbering.VENDOR:
         return Judgement("fail", f"{text} is older than 5.10")
-    if not is_exact:
+    if numbering is Numbering.VENDOR:
         return Judgement("warn", f"{text}, numbered by its vendor: which fixes it has cannot be told")
     if version >= _EVERYTHING:
         return Judgement("ok", text)
     floor = _FLOORS.get(version[:2])
     if floor is None:
         return Judgement("warn", f"{text}: a series that was not examined, some fixes may be missing")
+    return _by_floor(version, numbering, floor)
+
+
+def _by_floor(version: Version, numbering: Numbering, floor: Floor) -> Judgement:
+    text = _dotted(version)
     if version < floor.refuse:
-        return Judgement("fail", f"{text} has bugs that hurt production traffic, {_dotted(floor.refuse)} is the least")
+        text += " has bugs that hurt production traffic, "
+        if numbering is Numbering.AT_LEAST:
+            return Judgement("warn", f"{text}unless its vendor mended them before {_dotted(floor.refuse)}")
+        return Judgement("fail", f"{text}{_dotted(floor.refuse)} is the least")
     if version < floor.warn:
         return Judgement("warn", f"{text} lacks fixes of segmentation and tunnels that {_dotted(floor.warn)} has")
     return Judgement("ok", text)

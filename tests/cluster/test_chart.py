@@ -167,6 +167,8 @@ def test_values_reach_the_pods(binaries: Path) -> None:
         "apiGrace": "97",
         "uninstallPatience": "7",
         "agent.healthPort": "9799",
+        "agent.allowKernel": "true",
+        "agent.seLinuxOptions.type": "spc_t",
         "netnsPath": "/var/run/docker/netns",
         "controller.replicas": "1",
         "imagePullSecrets[0].name": "registry",
@@ -177,8 +179,11 @@ def test_values_reach_the_pods(binaries: Path) -> None:
     controller = made["Deployment", "sniffer-controller"]["spec"]
     assert ("PodDisruptionBudget", "sniffer-controller") not in made
     assert controller["replicas"] == 1
+    waits = ["--lease=5", "--api-grace=97"]
     cidrs = ["--service-cidrs=10.96.0.0/16,10.1.0.0/16", "--allowed-target-cidrs=10.96.7.7/32"]
-    assert agent["containers"][0]["args"] == ["agent", "--lease=5", "--api-grace=97", "--health=127.0.0.1:9799", *cidrs]
+    assert agent["containers"][0]["args"] == ["agent", *waits, "--health=127.0.0.1:9799", "--allow-kernel", *cidrs]
+    assert agent["containers"][0]["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
+    assert agent["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
     for probe in ("livenessProbe", "startupProbe", "readinessProbe"):
         asked = agent["containers"][0][probe]["httpGet"]
         assert (asked["host"], asked["port"]) == ("127.0.0.1", 9799)
@@ -246,6 +251,7 @@ def test_the_agent_s_profiles(binaries: Path) -> None:
         ("netnsPath=run/netns", "/netnsPath"),
         ("agent.maxUnavailable=0", "/agent/maxUnavailable"),
         ("agent.healthPort=0", "/agent/healthPort"),
+        ("agent.seLinuxOptions.kind=spc_t", "/agent/seLinuxOptions"),
         ("uninstallPatience=-1", "/uninstallPatience"),
         ("upgradeCRDs=yes", "/upgradeCRDs"),
     ],

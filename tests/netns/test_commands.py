@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -384,6 +385,27 @@ def test_programs_that_the_kernel_refuses(bed: Node, tmp_path: Path, monkeypatch
     assert refused.stderr.endswith("; see `sniffer doctor`\n")
     assert "unpinned" not in refused.stderr
     assert surfaces() == before
+
+
+def test_a_kernel_that_is_refused(bed: Node, tmp_path: Path) -> None:
+    """By its number, before anything is touched; an agent that is told so runs."""
+    old = ["setarch", "--uname-2.6"]
+    before = surfaces()
+    line = [*old, SNIFFER, "agent", "--manifests", tmp_path]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert re.fullmatch(r"sniffer: no agent runs on this kernel: 2\.6\.\d+ is older .*--allow-kernel.*\n", done.stderr)
+    assert surfaces() == before
+    running = subprocess.Popen([*line, "--allow-kernel"], stderr=subprocess.PIPE, text=True)
+    try:
+        assert running.stderr
+        said = [next(running.stderr), next(running.stderr)]
+        assert "is older than 5.10" in said[0]
+        assert said[1].endswith("ready\n")
+    finally:
+        running.terminate()
+        running.communicate()
+    sniffer("cleanup")
 
 
 def test_a_pin_root_that_is_a_file(bed: Node, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from tests.ringless import with_digest
 from tests.topology import node, run
 
 CHECKS = [
-    *("kernel", "capabilities", "libpcap", "programs", "attachment", "jit", "btf", "memlock", "bpffs", "agent"),
-    *("relay", "backlog", "mtu", "tunnels", "cni", "rivals", "rx-gro-list", "network services"),
+    *("kernel", "capabilities", "selinux", "lockdown", "libpcap", "programs", "attachment", "jit", "btf", "memlock"),
+    *("bpffs", "agent", "relay", "backlog", "mtu", "tunnels", "cni", "rivals", "rx-gro-list", "network services"),
 ]
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs")
 ROOT = "/sys/fs/bpf/sniffer"

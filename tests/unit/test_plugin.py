@@ -113,7 +113,11 @@ def test_status_finds_what_is_wrong(say: Say, capsys: pytest.CaptureFixture[str]
     assert main.run(["status", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in rows["mirrors"]] == ["NotReady", "Unknown"]
-    assert rows["nodes"] == [{"name": "n1", "state": "NoReport", "version": None, "reported": None}]
+    assert rows["nodes"] == [{"name": "n1", "state": "NoReport", "message": None, "version": None, "reported": None}]
+    refused = {"metadata": {"name": "n1"}, "status": {"state": "Refused", "message": "no agent runs on this kernel"}}
+    cluster(say, [], reports=[refused])
+    assert main.run(["status"]) == 1
+    assert "Refused  no agent runs on this kernel" in capsys.readouterr().out
 
 
 def test_status_without_the_right_to_see_the_cluster(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
