@@ -130,7 +130,8 @@ def _bare(line: str) -> str:
 def pages() -> list[str]:
     """What people read, by path; but records of decisions, and what is made of code (tests/unit/test_reference.py)."""
     found = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-    found += [page for page in DOCS.rglob("*.md") if "adr" not in page.parts and page != DOCS / "commands.md"]
+    made = (DOCS / "commands.md", DOCS / "plugin-commands.md")
+    found += [page for page in DOCS.rglob("*.md") if "adr" not in page.parts and page not in made]
     return sorted(str(page.relative_to(ROOT)) for page in found)
 
 

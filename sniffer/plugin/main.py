@@ -18,6 +18,11 @@ _WORDS = 4000
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh]?)")
 _GLOBAL = ("context", "kubeconfig", "as", "as-group", "cluster", "user")
+_SHOWN = {
+    "context": "of the kubeconfig; default: the current one",
+    "kubeconfig": "the file; default: as kubectl finds it",
+    "as": "whom to be",
+}
 
 _EXAMPLES = {
     "": """\
@@ -81,7 +86,7 @@ def _guarded(words: Sequence[str]) -> int:
 
 def run(words: Sequence[str]) -> int:
     """One command's exit status. SnifferError."""
-    given = _parser().parse_args(words)
+    given = parser().parse_args(words)
     options = [
         f"--{name}={getattr(given, name.replace('-', '_'))}"
         for name in _GLOBAL
@@ -169,14 +174,15 @@ _ABOUT = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of all its words."""
     style = argparse.RawDescriptionHelpFormatter
     epilog = f"examples:\n{_EXAMPLES['']}"
-    parser = argparse.ArgumentParser(
+    whole = argparse.ArgumentParser(
         "kubectl sniffer", description="The traffic mirror of this cluster.", epilog=epilog, formatter_class=style
     )
-    parser.add_argument("--version", action="version", version=sniffer.__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=sniffer.__version__)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, about in _ABOUT.items():
         epilog = f"examples:\n{_EXAMPLES[name]}"
         one = commands.add_parser(
@@ -188,10 +194,8 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print JSON")
         of_kubectl = one.add_argument_group("which cluster, and as whom; as kubectl has them")
         for option in _GLOBAL:
-            of_kubectl.add_argument(
-                f"--{option}", metavar="VALUE", help=argparse.SUPPRESS if option not in _GLOBAL[:3] else None
-            )
-    return parser
+            of_kubectl.add_argument(f"--{option}", metavar="VALUE", help=_SHOWN.get(option, argparse.SUPPRESS))
+    return whole
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
@@ -236,7 +240,7 @@ _ADD = {"explain": _add_explain, "apply-template": _add_template, "logs": _add_l
 
 def _options() -> dict[str, Sequence[str]]:
     """Every option of each command, for completion."""
-    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {
         name: [word for action in one._actions for word in action.option_strings if action.help != argparse.SUPPRESS]
         for name, one in commands.choices.items()

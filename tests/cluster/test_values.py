@@ -40,7 +40,13 @@ CHANGED: dict[str, Any] = {
     "networkPolicy.apiServerPorts": [16443],
 }
 """Another value that is allowed, of those whose schema does not tell one."""
-OF_DEFINITION: dict[str, Any] = {"resources": RESOURCES, "strings": {"a": "b"}, "tolerations": [TOLERATION]}
+SELINUX = {"user": "system_u", "role": "system_r", "type": "spc_t", "level": "s0"}
+OF_DEFINITION: dict[str, Any] = {
+    "resources": RESOURCES,
+    "seLinuxOptions": SELINUX,
+    "strings": {"a": "b"},
+    "tolerations": [TOLERATION],
+}
 
 
 def _module() -> ModuleType:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("command-reference", "docs/commands.md"),
         ("field-reference", "docs/fields.md"),
+        ("plugin-reference", "docs/plugin-commands.md"),
         ("metrics-reference", "docs/metrics.md"),
     ],
 )
