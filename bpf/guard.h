@@ -9,12 +9,13 @@
  * a node as its source. Other hooks do not look at it, so that no pod hides by forging our header.
  *
  * On its way out of a node by an overlay a copy of ours has the overlay's header in front of it, and still our mark: on
- * interfaces of nodes that is enough.
+ * interfaces of nodes of a cluster that is enough. Elsewhere, and where a copy of another node comes by an overlay, the look goes
+ * through one overlay (overlay.h).
  */
 #ifndef SNIFFER_GUARD_H
 #define SNIFFER_GUARD_H
 
-#include "tunnel.h"
+#include "overlay.h"
 
 #define GRE_KEY 4 /* offset in the GRE header, where it has one */
 #define GRE_ERSPAN 8
@@ -28,24 +29,6 @@
 #define ICMP6_PARAMETER_PROBLEM 4 /* its code 1, too: a protocol that nobody knows, as IPv4's protocol unreachable */
 #define ICMP6_UNKNOWN_PROTOCOL 1
 #define ICMP_HEADER 8
-#define OUTER_TAGS 3
-#define VXLAN_FLAGS \
-	0x08000000 /* first word of VXLAN's header (RFC 7348); of GENEVE's the second half is the EtherType */
-
-/* How far VLAN tags, beside the skb or in it, move the outer IP header: an uplink may be a VLAN, or one inside another. */
-static __always_inline __u32 tags_length(struct window *w)
-{
-	__u32 at = 0;
-
-	for (int n = 0; n < OUTER_TAGS; n++) {
-		__u16 type = window_u16(w, 12 + at);
-
-		if (type != ETH_P_8021Q && type != ETH_P_8021AD)
-			break;
-		at += TAG_LENGTH;
-	}
-	return at;
-}
 
 static __always_inline bool same(struct window *w, const struct egress *e, __u32 at, __u32 from, __u32 to)
 {
@@ -129,27 +112,6 @@ static __always_inline bool is_outer(struct scratch *s, __u32 address_at, bool s
 	address[2] = six ? window_raw32(&s->window, address_at + 8) : bpf_htonl(0xffff);
 	address[3] = window_raw32(&s->window, six ? address_at + 12 : address_at);
 	return bpf_map_lookup_elem(&outers, &s->outer) != NULL;
-}
-
-/* Where the transport header of an IP packet that is at `ip` begins, 0: what `outers` does not know. Sets protocol and
- * whether it is a later fragment. */
-static __always_inline __u32 transport_at(struct window *w, __u32 ip, bool six, __u8 *protocol, bool *later)
-{
-	__u32 at = ip + (six ? OUTER6_TRANSPORT : OUTER_TRANSPORT) - OUTER_IP;
-
-	if (!six) {
-		*protocol = window_u8(w, ip + OUTER_PROTOCOL - OUTER_IP);
-		*later = window_u16(w, ip + OUTER_FRAGMENT - OUTER_IP) & 0x1fff;
-		return window_u8(w, ip) == 0x45 ? at : 0;
-	}
-	*protocol = window_u8(w, ip + OUTER6_PROTOCOL - OUTER_IP);
-	*later = false;
-	if (*protocol == IPPROTO_FRAGMENT) {
-		*protocol = window_u8(w, at);
-		*later = window_u16(w, at + 2) & 0xfff8;
-		at += FRAGMENT_HEADER;
-	}
-	return at;
 }
 
 /* Whether the IP packet at `ip` has the header of an analyzer: 1 or 0. */
@@ -248,6 +210,32 @@ static __always_inline bool takes_answers(__u32 direction, __u32 guard)
 	return guard == GUARD_REFUSALS || (guard == GUARD_ANALYZER && direction == INGRESS);
 }
 
+/* Whether an overlay carries a copy, or what refuses one: 1 or 0. Addresses inside are the overlay's own. Of guard: NONE: the
+ * frame has our mark, so the copy is ours; NODE: the outer packet has to be a node's; REFUSALS: only what refuses copies. */
+__noinline int is_carried_copy(struct __sk_buff *skb, __u32 level, __u32 guard)
+{
+	struct scratch *s = scratch_at(level), *inner = scratch_at(level + 1);
+	__u32 ip;
+	bool six;
+
+	if (!s || !inner)
+		return 0;
+	ip = tags_length(&s->window) + OUTER_IP;
+	six = window_u16(&s->window, ip - 2) == ETH_P_IPV6;
+	if (!six && window_u16(&s->window, ip - 2) != ETH_P_IP)
+		return 0;
+	if (!load_carried(skb, &s->window, &inner->window, ip, six))
+		return 0;
+	if (guard == GUARD_NODE && !is_node(s, ip + (six ? 8 : 12), six))
+		return 0;
+	ip = tags_length(&inner->window) + OUTER_IP;
+	six = window_u16(&inner->window, ip - 2) == ETH_P_IPV6;
+	if (!six && window_u16(&inner->window, ip - 2) != ETH_P_IP)
+		return 0;
+	return (guard != GUARD_NONE && is_refusal(inner, level + 1, ip, six, true)) ||
+	       (guard != GUARD_REFUSALS && has_analyzers_header(level + 1, ip, six));
+}
+
 /* Whether is_known_copy() has to be asked: of most frames the first look says that they are nothing that it knows. */
 static __always_inline bool may_be_copy(struct __sk_buff *skb, struct window *w, __u32 direction, __u32 guard)
 {
@@ -261,8 +249,9 @@ static __always_inline bool may_be_copy(struct __sk_buff *skb, struct window *w,
 	protocol = type == ETH_P_IP ? window_u8(w, OUTER_PROTOCOL) : window_u8(w, OUTER6_PROTOCOL);
 	if (protocol == (type == ETH_P_IP ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return guard == GUARD_NODE || takes_answers(direction, guard);
-	return !takes_answers(direction, guard) &&
-	       (protocol == IPPROTO_UDP || protocol == IPPROTO_GRE || protocol == IPPROTO_FRAGMENT);
+	if (protocol == IPPROTO_UDP || protocol == IPPROTO_GRE || protocol == IPPROTO_FRAGMENT)
+		return guard == GUARD_REFUSALS || !takes_answers(direction, guard);
+	return guard != GUARD_ANALYZER && (protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6);
 }
 
 /* Whether the frame on a guarded hook is a copy of somebody's, or what a copy has caused: 1 or 0. */
@@ -283,9 +272,10 @@ __noinline int is_known_copy(struct __sk_buff *skb, __u32 level, __u32 direction
 		return 0;
 	if ((answers || guard == GUARD_NODE) && is_refusal(s, level, ip, six, guard == GUARD_ANALYZER))
 		return 1;
-	if (answers || !has_analyzers_header(level, ip, six))
-		return 0;
-	return guard != GUARD_NODE || is_node(s, ip + (six ? 8 : 12), six);
+	if (!answers && has_analyzers_header(level, ip, six) &&
+	    (guard != GUARD_NODE || is_node(s, ip + (six ? 8 : 12), six)))
+		return 1;
+	return (guard == GUARD_NODE || guard == GUARD_REFUSALS) && is_carried_copy(skb, level, guard);
 }
 
 #endif

@@ -182,7 +182,8 @@ static __always_inline int tap(struct __sk_buff *skb, enum direction direction)
 	s = scratch_at(*level);
 	if (!s || window_load(skb, &s->window))
 		return TC_ACT_UNSPEC;
-	if ((direction == EGRESS && has_our_mark(skb) && is_our_copy(skb, *level)) ||
+	if ((direction == EGRESS && has_our_mark(skb) &&
+	     (is_our_copy(skb, *level) || is_carried_copy(skb, *level, GUARD_NONE))) ||
 	    (guard && may_be_copy(skb, &s->window, direction, guard) && is_known_copy(skb, *level, direction, guard))) {
 		if (list & HOOK_LIST_MASK)
 			count(0, OUTCOME_SKIPPED, 1, s->window.frame_length);

@@ -120,6 +120,65 @@ TRAFFIC["with options"] = (
     Ether(dst="02:00:00:00:09:01") / IP(src="10.9.0.9", dst="10.8.0.7", options=b"\x94\x04\0\0") / vxlan()
 )
 
+INSIDE = "10.244.1.0"
+"""What an overlay calls a node."""
+
+
+def carrier(source: str = "10.9.0.9") -> Ether:
+    return Ether(src="02:00:00:00:09:02", dst="02:00:00:00:09:01") / IP(src=source, dst="10.9.0.1", ttl=9)
+
+
+def packet(frame: Ether) -> IP | IPv6:
+    return frame[IP] if frame.haslayer(IP) and not isinstance(frame.payload, IPv6) else frame[IPv6]
+
+
+def in_vxlan(frame: Ether, source: str = "10.9.0.9") -> Ether:
+    return carrier(source) / UDP(sport=40000, dport=8472) / Raw(bytes.fromhex("0800000000000300") + bytes(frame))
+
+
+OVERLAYS = {
+    "vxlan": in_vxlan,
+    "vxlan with a group policy": lambda frame: (
+        carrier() / UDP(sport=40000, dport=4789) / Raw(bytes.fromhex("8800123400000300") + bytes(frame))
+    ),
+    "geneve": lambda frame: (
+        carrier() / UDP(sport=40000, dport=6081) / Raw(bytes.fromhex("0000655800000300") + bytes(frame))
+    ),
+    "geneve with an option": lambda frame: (
+        carrier()
+        / UDP(sport=40000, dport=6081)
+        / Raw(bytes.fromhex("03006558000003000102030200000000" + "00000000") + bytes(frame))
+    ),
+    "gre": lambda frame: carrier() / GRE(proto=0x6558) / Raw(bytes(frame)),
+    "gre with key and number": lambda frame: (
+        carrier() / GRE(proto=0x6558, key_present=1, key=3, seqnum_present=1, sequence_number=9) / Raw(bytes(frame))
+    ),
+    "gre without a frame": lambda frame: (
+        carrier() / GRE(proto=0x800 if isinstance(packet(frame), IP) else 0x86DD) / Raw(bytes(packet(frame)))
+    ),
+    "ip in ip": lambda frame: (
+        Ether(src="02:00:00:00:09:02", dst="02:00:00:00:09:01")
+        / IP(src="10.9.0.9", dst="10.9.0.1", proto=4 if isinstance(packet(frame), IP) else 41)
+        / Raw(bytes(packet(frame)))
+    ),
+    "vxlan over ipv6": lambda frame: (
+        six(destination="fd00:9::1")
+        / UDP(sport=40000, dport=8472)
+        / Raw(bytes.fromhex("0800000000000300") + bytes(frame))
+    ),
+    "vxlan of a tagged frame": lambda frame: in_vxlan(Ether(bytes(frame)[:12] + b"\x81\0\0\5" + bytes(frame)[12:])),
+}
+CARRIED = {
+    "vxlan": outer(INSIDE) / vxlan(),
+    "gre": outer(INSIDE, "10.8.0.8") / gre(),
+    "geneve": outer(INSIDE, "10.8.0.10") / geneve(),
+    "erspan": outer(INSIDE, "10.8.0.12") / erspan(3, 1023),
+    "a later fragment": Ether(dst="02:00:00:00:09:01")
+    / IP(src=INSIDE, dst="10.8.0.7", frag=185, proto=17)
+    / Raw(b"z" * 60),
+    "over ipv6": six("fd00:244::1") / vxlan(),
+}
+
 ABOUT = bytes(IP(src="10.9.0.9", dst="10.8.0.7") / vxlan())
 ABOUT_SIX = bytes(IPv6(src="fd00:9::9", dst=SIX) / vxlan())
 REFUSING = {
@@ -235,6 +294,31 @@ def test_a_guarded_hook_tells_copies_from_traffic(bed: Node, loop: Loop) -> None
     loop.settle([mirror("nics", ["up0"], direction="Ingress")])
     assert told_apart(bed, COPIES, "Ingress") == dict.fromkeys(COPIES, "skipped")
     assert told_apart(bed, TRAFFIC, "Ingress") == dict.fromkeys(TRAFFIC, "matched")
+
+
+def test_copies_of_other_nodes_are_known_inside_of_an_overlay(bed: Node, loop: Loop) -> None:
+    """B6, B3: one layer, from a node; what refuses them, too."""
+    loop.settle([mirror("nics", ["up0"], direction="Ingress")])
+    frames = {f"{name} in {overlay}": wrap(one) for overlay, wrap in OVERLAYS.items() for name, one in CARRIED.items()}
+    assert told_apart(bed, frames, "Ingress") == dict.fromkeys(frames, "skipped")
+    before = refused()
+    frames = {f"{name} in {overlay}": OVERLAYS[overlay](REFUSING[name]) for overlay in OVERLAYS for name in REFUSING}
+    assert told_apart(bed, frames, "Ingress") == dict.fromkeys(frames, "skipped")
+    assert refused() - before == len(frames)
+    traffic = {f"{name} in vxlan": in_vxlan(TRAFFIC[name]) for name in TRAFFIC if "nobody's node" not in name}
+    traffic |= {
+        "a copy from nobody's node": in_vxlan(CARRIED["vxlan"], "10.9.0.8"),
+        "two layers": in_vxlan(in_vxlan(CARRIED["vxlan"])),
+        "the end of a header": Ether(bytes(in_vxlan(CARRIED["vxlan"]))[:80]),
+        "nothing inside": carrier() / UDP(sport=40000, dport=8472) / Raw(bytes.fromhex("0800000000000300")),
+        "a later fragment of the overlay": carrier() / Raw(b""),
+    }
+    traffic["a later fragment of the overlay"] = (
+        Ether(dst="02:00:00:00:09:01")
+        / IP(src="10.9.0.9", dst="10.9.0.1", frag=1, proto=17)
+        / Raw(bytes(in_vxlan(CARRIED["vxlan"])[UDP]))
+    )
+    assert told_apart(bed, traffic, "Ingress") == dict.fromkeys(traffic, "matched")
 
 
 def test_who_is_no_node_any_more_is_traffic(bed: Node, loop: Loop) -> None:

@@ -11,7 +11,7 @@ from tests.agent import Agent, mirror, target
 from tests.inventory import attached
 from tests.numbered import VXLAN, assert_each_once, datagrams, numbers
 from tests.receivers import inner_frames
-from tests.topology import Node, node, refuses, remove, run, up
+from tests.topology import Node, node, refuses, remove, run, set_sysctl, up
 from tests.traffic import blast
 from tests.wire import Capture, send, socket_in
 from tests.witness import Witness
@@ -113,6 +113,48 @@ def test_an_uplink_that_is_a_bridge_whose_ports_are_tapped(bed: Node, agent: Age
         assert skipped(agent) == 1000
     finally:
         remove(["brup"], [])
+
+
+@pytest.fixture
+def overlay(bed: Node) -> Iterator[str]:
+    """A CNI's VXLAN between the node and the analyzer's, and the analyzer's address in it."""
+    for netns, here, there in ((None, 1, 2), (bed.analyzer, 2, 1)):
+        device = f"ip link add ov0 address 02:00:00:00:50:0{here} mtu 1450 type vxlan id 3 dstport 8472 noudpcsum"
+        run(*device.split(), "local", f"10.9.0.{here}", "remote", f"10.9.0.{there}", netns=netns)
+        set_sysctl("net.ipv6.conf.ov0.disable_ipv6", 1, netns)
+        run("ip", "address", "add", f"10.50.0.{here}/24", "dev", "ov0", netns=netns)
+        run("ip", "link", "set", "ov0", "up", netns=netns)
+        neighbour = f"10.50.0.{there} lladdr 02:00:00:00:50:0{there} dev ov0 nud permanent"
+        run("ip", "neighbour", "replace", *neighbour.split(), netns=netns)
+    run("ping", "-c", "1", "-W", "2", "10.50.0.2")
+    yield "10.50.0.2"
+    remove(["ov0"], [])
+
+
+@pytest.mark.parametrize("encapsulation", [ENCAPSULATIONS["vxlan"], ENCAPSULATIONS["gre"]], ids=["vxlan", "gre"])
+@pytest.mark.parametrize("size", [64, 1472], ids=["small", "fragmented"])
+def test_copies_that_leave_by_an_overlay_whose_uplink_is_mirrored(
+    bed: Node, agent: Agent, overlay: str, encapsulation: dict[str, object], size: int
+) -> None:
+    """B6: by a real device, which wraps copies of ours, whole and in fragments; what it wraps is not copied."""
+    agent.write(
+        target(address=overlay, encapsulation=encapsulation),
+        mirror("pods", ["pod0"], direction="Ingress", filter="udp"),
+        mirror("under", ["up0", "ov0"], filter="udp or ip proto 47 or ip[6:2] & 0x1fff != 0"),
+    )
+    agent.start()
+    agent.programmed("pods", "under")
+    with Capture("eth0", bed.analyzer) as wire, Capture("ov0", bed.analyzer) as copies:
+        blast(dst=bed.peer_address, port=9, size=size, count=100, rate=1000)
+        copies.settle()
+        wire.settle()
+    pods = agent.mirror("pods")
+    assert pods["matched"]["packets"] == pods["sent"]["packets"] == 100
+    assert agent.mirror("under")["matched"]["packets"] == 0
+    ours = [frame for frame in copies.octets() if frame[26:30] == bytes([10, 50, 0, 1])]
+    assert len(inner_frames(ours)) == 100
+    assert pods["wire"]["packets"] == len(ours) == 100 * (1 + (size > 64))
+    assert skipped(agent) == len(ours) + sum(frame[26:30] == bytes([10, 9, 0, 1]) for frame in wire.octets())
 
 
 @pytest.mark.parametrize("program", ["tag", "tag_twice"])
