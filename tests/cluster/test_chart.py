@@ -208,7 +208,8 @@ def test_what_stands_around_the_controller(binaries: Path) -> None:
         for kind in (("Deployment", "sniffer-controller"), ("DaemonSet", "sniffer-agent"))
     )
     budget, policy = (made[kind, "sniffer-controller"]["spec"] for kind in ("PodDisruptionBudget", "NetworkPolicy"))
-    spreads = controller["spec"]["topologySpreadConstraints"]
+    [preferred] = controller["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    spreads = [*controller["spec"]["topologySpreadConstraints"], preferred["podAffinityTerm"]]
     assert [one["topologyKey"] for one in spreads] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
     selectors = [budget["selector"], policy["podSelector"], *(one["labelSelector"] for one in spreads)]
     for selector in selectors:

@@ -20,6 +20,7 @@ MEGABYTE = 1_000_000
 NOT_WANTED = re.compile(
     r"(^|/)(bin/(clang|gcc|cc|ld|make|pip[0-9.]*)(-[0-9]+)?|libLLVM[^/]*|requirements\.lock|tests)$"
 )
+DOCKERFILE = (Path(__file__).parents[2] / "Dockerfile").read_text()
 SBOM = r"^opt/sniffer/sbom\.spdx\.json$"
 
 
@@ -61,6 +62,16 @@ def contents(archive: Path) -> Contents:
                         file = inner.extractfile(entry) if entry.isreg() else None
                         files[entry.name] = file.read() if file else None
         return Contents(manifest["RepoTags"], json.loads(read(manifest["Config"])), files)
+
+
+def test_its_base_is_named_by_digest() -> None:
+    """And every stage is of it, or of another stage; a name alone would be another image next month."""
+    bases = re.findall(r"^ARG BASE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert len(bases) == 1
+    assert re.fullmatch(r"debian:\S+@sha256:[0-9a-f]{64}", bases[0])
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE, re.MULTILINE)
+    assert len(stages) == len(re.findall(r"^FROM", DOCKERFILE, re.MULTILINE))
+    assert {of for of, _ in stages} <= {"${BASE}", "scratch", *(name for _, name in stages)}
 
 
 @pytest.fixture(scope="module")
