@@ -45,6 +45,7 @@ def web(installed: Cluster) -> Iterator[Pod]:
         pod = installed.pod("web-0", "shop", labels={"app": "web"}, command=serve)
         with asked(pod):
             yield pod
+        pod.delete(grace_s=0)
 
 
 @pytest.fixture
