@@ -1,7 +1,11 @@
-"""A real Prometheus scrapes agents and controllers: by token, as it is refused, and in plain text on loopback."""
+"""A real Prometheus scrapes agents and controllers as the chart's PodMonitors say; who else asks is refused.
+
+On loopback it comes in plain text.
+"""
 
 import base64
 import json
+import os
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -14,15 +18,17 @@ import yaml
 import sniffer
 from sniffer.abi.limits import ABI
 from tests.agent import Agent
-from tests.cluster import install, mirrors
+from tests.cluster import install, mirrors, podmonitors
 from tests.cluster.daemon import Daemon
 from tests.cluster.lab import Cluster
 from tests.cluster.mirrors import applied, ready
 from tests.topology import wait_until
 
 FILES = Path(__file__).parents[2] / "deploy/helm/sniffer/files"
-PORT, METRICS = 19090, 9750
-EXPOSED = ("--set", f"agent.metrics=0.0.0.0:{METRICS}", "--set", f"controller.metrics=0.0.0.0:{METRICS}")
+PORT, METRICS, SCRAPED = 19090, 9750, "500ms"
+OF_TARGET = {"__name__", "instance", "job", "namespace", "pod", "container", "endpoint", "node"}
+"""Labels that a Prometheus and the operator's configuration add."""
+EXPOSED = ("--set", "monitoring.podMonitor.enabled=true")
 
 
 class Prometheus(Daemon):
@@ -30,7 +36,7 @@ class Prometheus(Daemon):
 
     def __init__(self, binaries: Path, home: Path, jobs: list[Mapping[str, Any]]) -> None:
         self._config = home / "prometheus.yaml"
-        scraped = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"}
+        scraped = {"scrape_interval": SCRAPED, "scrape_timeout": SCRAPED, "evaluation_interval": "1s"}
         rules = [str(FILES / "alerts.yaml")]
         self._config.write_text(yaml.safe_dump({"global": scraped, "rule_files": rules, "scrape_configs": jobs}))
         line = [binaries / "prometheus", f"--config.file={self._config}", f"--storage.tsdb.path={home / 'tsdb'}"]
@@ -53,7 +59,7 @@ class Prometheus(Daemon):
     def value(self, query: str) -> dict[tuple[tuple[str, str], ...], float]:
         """What a query gives now: values by their labels, sorted, without those of targets."""
         found = self.ask("query", query=query)["result"]
-        labels = [{k: v for k, v in one["metric"].items() if k not in {"instance", "job", "__name__"}} for one in found]
+        labels = [{k: v for k, v in one["metric"].items() if k not in OF_TARGET} for one in found]
         return {tuple(sorted(each.items())): float(one["value"][1]) for each, one in zip(labels, found, strict=True)}
 
     def targets(self, job: str) -> list[tuple[str, str]]:
@@ -75,59 +81,50 @@ class Prometheus(Daemon):
 
 
 @pytest.fixture(scope="module")
-def exposed(installed: Cluster, loaded: str) -> Cluster:
-    """The cluster with sniffer installed, and its metrics served."""
-    agent = installed.get("DaemonSet", "sniffer-agent", install.NAMESPACE)["spec"]["template"]["spec"]["containers"][0]
-    if f"--metrics=0.0.0.0:{METRICS}" not in agent["args"]:
-        install.install(installed, loaded, *EXPOSED)
+def exposed(installed: Cluster, loaded: str, prometheus: Path) -> Cluster:
+    """The cluster with sniffer installed, and its metrics served, for Prometheus' operator."""
+    installed.apply((prometheus / "podmonitors.yaml").read_text())
+    install.install(installed, loaded, *EXPOSED)
     return installed
 
 
 @pytest.fixture(scope="module")
 def namespace(exposed: Cluster) -> Iterator[str]:
-    """With two accounts: `prometheus` may scrape, `stranger` may not."""
+    """With an account `stranger`, which may not scrape."""
     with exposed.namespace() as name:
-        accounts = [
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": one, "namespace": name}}
-            for one in ("prometheus", "stranger")
-        ]
-        binding = {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sniffer-metrics"},
-            "subjects": [{"kind": "ServiceAccount", "name": "prometheus", "namespace": name}],
-        }
-        with applied(exposed, *accounts, binding):
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "stranger", "namespace": name}}
+        with applied(exposed, account):
             yield name
 
 
 def jobs_of(cluster: Cluster, namespace: str, home: Path) -> list[Mapping[str, Any]]:
-    """As of the chart's PodMonitors; and who comes without a token, with one that may not, and to another name."""
-    secret = cluster.get("Secret", "sniffer-metrics", install.NAMESPACE)["data"]
-    (home / "ca.crt").write_bytes(base64.b64decode(secret["ca.crt"]))
-    for name in ("prometheus", "stranger"):
-        (home / name).write_text(cluster.kubectl("create", "token", name, "-n", namespace).strip())
-    controllers = cluster.objects(
-        "Pod",
-        install.NAMESPACE,
-        labelSelector="app.kubernetes.io/component=controller",
-        fieldSelector="status.phase=Running",
+    """Of the chart's PodMonitors; and who comes without a token, with one that may not, and to another name."""
+    secret, token = (
+        cluster.get("Secret", name, install.NAMESPACE)["data"] for name in ("sniffer-metrics", "sniffer-scraper")
     )
-    agents = [f"{node.address}:{METRICS}" for node in cluster.nodes]
+    (home / "ca.crt").write_bytes(base64.b64decode(secret["ca.crt"]))
+    (home / "scraper").write_bytes(base64.b64decode(token["token"]))
+    (home / "stranger").write_text(cluster.kubectl("create", "token", "stranger", "-n", namespace).strip())
 
-    def job(name: str, targets: list[str], token: str | None, server_name: str = "sniffer-metrics") -> dict[str, Any]:
+    def job(name: str, token: str | None, server_name: str = "sniffer-metrics") -> dict[str, Any]:
         tls = {"ca_file": str(home / "ca.crt"), "server_name": server_name}
         by = {"authorization": {"credentials_file": str(home / token)}} if token else {}
-        return {"job_name": name, "scheme": "https", "tls_config": tls, "static_configs": [{"targets": targets}], **by}
+        to = {"static_configs": [{"targets": [f"{cluster.node(1).address}:{METRICS}"]}]}
+        return {"job_name": name, "scheme": "https", "tls_config": tls, **to, **by}
 
-    return [
-        job("sniffer-agent", agents, "prometheus"),
-        job("sniffer-controller", [f"{one['status']['podIP']}:{METRICS}" for one in controllers], "prometheus"),
-        job("nobody", agents[:1], None),
-        job("stranger", agents[:1], "stranger"),
-        job("elsewhere", agents[:1], "prometheus", "another.example"),
-    ]
+    refused = [job("nobody", None), job("stranger", "stranger"), job("elsewhere", "scraper", "another.example")]
+    of_monitors = podmonitors.jobs(cluster, home / "ca.crt")
+    # Of what the operator makes only this: a test has less time.
+    return [*({**one, "scrape_interval": SCRAPED, "scrape_timeout": SCRAPED} for one in of_monitors), *refused]
+
+
+def test_pod_monitors_are_those_of_the_record(exposed: Cluster) -> None:
+    """Else what the operator made of them says nothing: tests/cluster/podmonitors.py records it anew."""
+    if "SNIFFER_OPERATOR" in os.environ:
+        podmonitors.record(exposed, Path(os.environ["SNIFFER_OPERATOR"]))
+    recorded = yaml.safe_load(podmonitors.RECORDED.read_text())
+    assert recorded["podMonitors"] == podmonitors.resources(exposed)
+    assert len(recorded["scrapeConfigs"]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +174,9 @@ def test_a_prometheus(exposed: Cluster, namespace: str, loopback: str, prometheu
             {"abi": str(ABI), "version": sniffer.__version__, "component": one} for one in ("agent", "controller")
         ]
         assert builds == {tuple(sorted(one.items())): 1 for one in labels}
+        nodes = scraping.ask("query", query='count by (node, namespace) (up{job="sniffer-agent"})')["result"]
+        places = {(one["metric"]["node"], one["metric"]["namespace"]) for one in nodes}
+        assert places == {(node.name, install.NAMESPACE) for node in exposed.nodes}
         for panel in json.loads((FILES / "dashboard.json").read_text())["panels"]:
             for target in panel.get("targets", ()):
                 query = (
