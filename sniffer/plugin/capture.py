@@ -7,6 +7,7 @@ Standard input is the lifeline: something goes down it every second. Whatever di
 """
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -102,11 +103,12 @@ def run(line: Sequence[str], output: int, *, speaks: bool = True) -> int:
         line, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
     )
     words = _Words(process)
+    is_read = True
     with _signals() as told, ExitStack() as waiting:
         if speaks or _is_file(output):
             waiting.enter_context(progress("waiting for the node"))
         due_s = time.monotonic()
-        while not told and process.poll() is None:
+        while not told and process.poll() is None and (is_read := _has_reader(output)):
             if words.came or (_is_file(output) and os.fstat(output).st_size):
                 waiting.close()
             if time.monotonic() >= due_s:
@@ -116,7 +118,7 @@ def run(line: Sequence[str], output: int, *, speaks: bool = True) -> int:
             _sleep(process, _LOOK_S)
     ended = _end(process)
     words.join(PATIENCE_S)
-    if ended == -signal.SIGPIPE:  # whoever read here has had enough
+    if ended == -signal.SIGPIPE or not is_read:  # whoever read here has had enough
         return 0
     return ended if ended == 0 or words.of_far_end else 3
 
@@ -140,6 +142,13 @@ class _Words(Thread):
                 self.of_far_end = True
             else:
                 say_line(printable(line.decode(errors="replace").rstrip("\n"), _LINE))
+
+
+def _has_reader(output: int) -> bool:
+    """kubectl finds out when it writes, and a pod may be silent for hours."""
+    poll = select.poll()
+    poll.register(output, 0)
+    return not poll.poll(0)
 
 
 def _is_file(output: int) -> bool:

@@ -16,7 +16,7 @@ _DEFINITIONS = (*KINDS.values(), TARGETS, NODES)
 _VERSION = "v1alpha1"
 _ASKED = 200
 """Nodes; eight at a time, a second each."""
-_INSTALL = "helm upgrade --install sniffer ... (docs/plugin.md)"
+_INSTALL = "helm upgrade --install sniffer deploy/helm/sniffer -n sniffer-system ... (README, In a cluster)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -329,3 +329,13 @@ def test_a_hook_is_found_where_the_header_says() -> None:
     assert hook.places() == tuple((first + n) % limits.HOOKS_MAX for n in further)
     last = Hook(limits.HOOKS_MAX // 2 - 1, limits.Direction.EGRESS)
     assert last.places()[:2] == (limits.HOOKS_MAX - 1, 0)
+
+
+@pytest.mark.parametrize("name", ["sniffer", "capture"])
+def test_it_compiles_for_the_other_byte_order(name: str, tmp_path: Path) -> None:
+    """H6: as s390x would have it, with everything that warns an error. Nobody has run that."""
+    headers = f"/usr/include/{platform.machine()}-linux-gnu"
+    flags = ["-O2", "-g", "-target", "bpfeb", "-mcpu=v2", "-Wall", "-Wextra", "-Werror", "-I", headers]
+    made = tmp_path / "big.o"
+    run(_clang(), *flags, "-I", HEADER.parent, "-c", HEADER.parent / f"{name}.bpf.c", "-o", made)
+    assert made.read_bytes()[:6] == b"\x7fELF\x02\x02"

@@ -126,7 +126,7 @@ def tracked(node: Node) -> list[str]:
 
 
 def test_what_others_have_made_of_the_nodes(installed: Cluster, bed: Bed) -> None:
-    """The same without mirrors, while copies flow by both paths, and after the last mirror is gone."""
+    """H12: the same without mirrors, while copies flow by both paths, and after the last mirror is gone."""
     nodes = installed.nodes
     before = surfaces(installed)
     assert len(before) > 500

@@ -247,7 +247,7 @@ CLSACT = ("--attachment", "clsact")
 
 
 def test_clsact_sees_the_same(bed: Node, tmp_path: Path) -> None:
-    """As kernels without TCX have it, beside an agent that has it too: nothing is ahead of the tap in its words."""
+    """H5: as kernels without TCX have it, beside an agent that has it too: nothing is ahead of the tap in its words."""
     with agent_at(tmp_path / "agent", *CLSACT) as agent:
         agent.write(target(), mirror())
         agent.wait(lambda status: [hook["state"] for hook in status["hooks"]] == ["attached", "attached"])

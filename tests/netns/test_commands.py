@@ -446,7 +446,7 @@ def as_nobody(*words: str) -> list[str]:
 
 @pytest.mark.parametrize(("command", "before"), [case for case in CASES if case not in NOTHING_THERE])
 def test_without_root(bed: Node, tmp_path: Path, command: str, before: str) -> None:
-    """A sentence, and 3: this user cannot. Nothing is changed."""
+    """G29: a sentence, and 3: this user cannot. Nothing is changed."""
     one = Agent(tmp_path)
     one.write(target(), mirror())
     if before != "fresh":

@@ -117,7 +117,7 @@ def test_both_directions_through_both_tunnels(bed: tuple[Node, Agent]) -> None:
 
 @uplinks(WIRE, NARROW, NARROWER)
 def test_recut_to_the_uplink(bed: tuple[Node, Agent]) -> None:
-    """A8: an uplink as wide as the pod's link, and narrower ones."""
+    """A8, H11: an uplink as wide as the pod's link, and narrower ones."""
     here, agent = bed
     sent = content(3 * MEGABYTE)
     with Both(agent, mirror_of("ana", targetRefs=[{"name": "ana"}, {"name": "gre"}])) as seen:

@@ -157,7 +157,7 @@ def test_frames_longer_than_the_burst(bed: Bed) -> None:
 
 
 def test_one_frame_counts_once_to_all_targets(bed: Bed) -> None:
-    """Every target of a mirror gets the same frames; a target's own limit is its own."""
+    """G3: every target of a mirror gets the same frames; a target's own limit is its own, whoever mirrors to it."""
     _, agent = bed
     slow = target("slow", encapsulation={"gre": {}}, rateLimit={"packetsPerSecond": 1, "burstPackets": 3})
     names = [{"name": "ana"}, {"name": "also"}, {"name": "slow"}]

@@ -235,6 +235,7 @@ def test_what_it_drops_it_counts() -> None:
 
 
 def test_the_disk_is_full() -> None:
+    """E6: at the analyzer; an agent writes to none."""
     line = command("ana", SNIFFER, "recv", "--gre", "-w", "/dev/full")
     done = subprocess.run(line, capture_output=True, text=True, timeout=20)
     assert done.returncode == 3

@@ -1,5 +1,6 @@
 """Who is told to clean, who leaves a node for good, and how far a cluster is clean: from what the API server has."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +135,11 @@ def test_how_far_a_cluster_is() -> None:
         lost={"dead": "the node is not Ready", "stays": "no agent runs there any more"},
     )
     assert progress("u/2", [], [], []) == Progress((), {}, {})
+
+
+def test_nothing_of_ours_holds_what_is_deleted() -> None:
+    """F8: no finalizer in what we write, and no right to any: an object, or its namespace, would wait for us."""
+    root = Path(__file__).parents[2]
+    written = [*(root / "sniffer").rglob("*.py"), *(root / "deploy").rglob("*.yaml")]
+    found = {str(path.relative_to(root)) for path in written if "finalizers" in path.read_text()}
+    assert found == {"sniffer/model/base.py"}, "which knows the field in what people write"

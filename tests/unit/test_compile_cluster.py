@@ -108,7 +108,7 @@ def test_pods_of_the_mirrors_own_namespace() -> None:
 
 
 def test_an_empty_selector_means_every_pod_of_the_namespace_and_no_other() -> None:
-    """G1."""
+    """G1, F13."""
     wanted = compiled(target(), mirror(podSelector={}))
     assert interfaces(wanted) == {20, 21}
 
@@ -137,7 +137,7 @@ def test_a_pod_in_the_nodes_network_is_refused_and_named() -> None:
 
 
 def test_a_pod_behind_an_interface_without_an_ethernet_header() -> None:
-    """C30: netkit in its L3 mode; pods behind others are mirrored."""
+    """C30, D14: netkit in its L3 mode; pods behind others are mirrored."""
     bare = (replace(BOUND[0], arphrd=65534), *BOUND[1:])
     one = verdict(wanted := compile_sources(sources(target(), mirror()), replace(facts(), links=(*LINKS, *bare))))
     assert (one.state, one.reason, one.selected, one.pods) == ("Programmed", "HostNetwork", 3, 1)
@@ -176,7 +176,7 @@ def test_a_mirror_without_pods_here_is_of_no_concern() -> None:
 
 
 def test_a_target_that_is_not_granted() -> None:
-    """G4, G6: without allowedNamespaces nobody; with them, who matches."""
+    """G4, G6, F16: without allowedNamespaces nobody; with them, who matches."""
     ungranted = open_target()
     for grant, allowed in (
         (None, False),
@@ -362,7 +362,7 @@ def test_a_mirror_ends(spec: Document, limits: Document, state: str) -> None:
 
 
 def test_who_comes_first_on_a_full_hook() -> None:
-    """ClusterTrafficMirrors, then the oldest, then by name."""
+    """F9: ClusterTrafficMirrors, then the oldest, then by name."""
     old, new = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
     many = [mirror(f"m{n:02}", created=new, filter=f"port {n + 1}") for n in range(LIST_LENGTH - 1)]
     wanted = compiled(target(), *many, mirror("zz", created=old), wide("wide"))

@@ -61,6 +61,7 @@ def test_which_cni(tmp_path: Path, files: dict[str, list[str] | None], interface
     ],
 )
 def test_what_is_known_of_it(one: Cni, with_tcx: bool, kinds: Sequence[str | None], words: str | None) -> None:
+    """D5: a plugin that will want the qdisc's place is told of before it fails."""
     said = cni.remark(one, with_tcx, kinds)
     assert (said is None) == (words is None)
     if said and words:
@@ -92,7 +93,7 @@ def test_what_is_known_of_it(one: Cni, with_tcx: bool, kinds: Sequence[str | Non
 def test_attachment_without_tcx(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: dict[str, str], result: Result, words: str
 ) -> None:
-    """In a container /lib/modules is not to be seen: that is no reason to fail."""
+    """E15: in a container /lib/modules is not to be seen: that is no reason to fail."""
     monkeypatch.setattr(tcx, "has_tcx", lambda: False)
     monkeypatch.setattr(preflight, "_modules", lambda: tmp_path)
     for name, text in lists.items():

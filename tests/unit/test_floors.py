@@ -66,7 +66,7 @@ def test_versions(release: str, build: str, signature: str, wanted: tuple[Versio
     ],
 )
 def test_floors(version: Version, result: str) -> None:
-    """A vendor may have mended what upstream had not by then: an agent refuses no kernel of which that is not known."""
+    """H8: a vendor may have mended what upstream had not by then: no kernel is refused of which that is not known."""
     assert judge(version, UPSTREAM).result == result
     assert judge(version, VENDOR).result == "warn"
     assert judge(version, AT_LEAST).result == ("warn" if result == "fail" and version >= (5, 10) else result)

@@ -124,6 +124,7 @@ def test_health_alone() -> None:
 
 
 def test_by_token(tls: Path) -> None:
+    """G22: series name pods' mirrors."""
     with serving(tls=tls, reviewer=by_token) as port:
         assert ask(port, tls=tls, Authorization="Bearer good")[0] == 200
         assert ask(port, tls=tls, Authorization="bearer  good")[0] == 200

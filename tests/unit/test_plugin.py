@@ -352,6 +352,16 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
     assert subprocess.run([sys.executable, "-c", script], timeout=10).returncode == 0
 
 
+def test_a_reader_that_dies_while_no_frame_comes() -> None:
+    """As Wireshark may, of which its extcap hears nothing; kubectl would find out with the next frame."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        assert capture.run(["sh", "-c", "read line; cat >/dev/null; exit 3"], theirs) == 0
+    finally:
+        os.close(theirs)
+
+
 def test_extcap_without_a_cluster(
     say: Say, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,7 +63,7 @@ def test_structural(path: str, node: Schema) -> None:
 
 @pytest.mark.parametrize(("path", "node"), EVERY)
 def test_bounded(path: str, node: Schema) -> None:
-    """What has no bound makes a CEL rule below it cost too much, and an object too large."""
+    """G23: what has no bound makes a CEL rule below it cost too much, and an object too large."""
     if node.get("type") == "array":
         assert "maxItems" in node
     if node.get("type") == "string" and path not in TYPE_META:
