@@ -24,14 +24,17 @@ class Selected:
 
     nodes: Counter[str] = field(default_factory=Counter)
     """How many pods on each node; nodes with none are not there."""
-    host_network: set[Key] = field(default_factory=set)
-    """Pods that use their node's network: selected, and never mirrored."""
+    host_network: dict[Key, str] = field(default_factory=dict)
+    """Pods that use their node's network, each with that node: selected, and never mirrored."""
 
     def count(self, pod: PlacedPod, by: int) -> None:
         """Adds a pod (by 1) or takes it away (by -1)."""
         key = (pod.namespace, pod.name)
         if pod.host_network:
-            (self.host_network.add if by > 0 else self.host_network.discard)(key)
+            if by > 0:
+                self.host_network[key] = pod.node
+            else:
+                self.host_network.pop(key, None)
             return
         self.nodes[pod.node] += by
         if not self.nodes[pod.node]:

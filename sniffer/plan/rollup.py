@@ -180,7 +180,7 @@ class Rollup:
         stop = None if refused or mirror is None else self._stop(identity, mirror, now)
         counts = self._counts(mirror) if mirror else {}
         tally = Tally() if refused or stop else self._nodes.tally(counts, stored.uid, stored.generation)
-        said = verdict.of_mirror(mirror, refused, stop, tally, self._members.of(identity).host_network)
+        said = verdict.of_mirror(mirror, refused, stop, tally, self._of_host_network(mirror) if mirror else ())
         written = {
             "conditions": conditions(said, stored.generation, status, now),
             "pods": sum(counts.values()),
@@ -214,10 +214,20 @@ class Rollup:
         selected = self._members.of(mirror.identity).nodes
         if isinstance(mirror, TrafficMirror):
             return selected
-        wanted, labels = mirror.spec.node_selector, self._nodes.labels
         if mirror.spec.interfaces is not None:
-            return {node: 0 for node, given in labels.items() if has_all(given, wanted)}
-        return {n: pods for n, pods in selected.items() if has_all(labels.get(n, {}), wanted)} if wanted else selected
+            wanted = mirror.spec.node_selector
+            return {node: 0 for node, given in self._nodes.labels.items() if has_all(given, wanted)}
+        return {node: pods for node, pods in selected.items() if self._is_wanted(mirror, node)}
+
+    def _of_host_network(self, mirror: Mirror) -> list[Key]:
+        """Pods there that it selects, and that cannot be mirrored."""
+        found = self._members.of(mirror.identity).host_network
+        return [key for key, node in found.items() if self._is_wanted(mirror, node)]
+
+    def _is_wanted(self, mirror: Mirror, node: str) -> bool:
+        """Whether its nodeSelector selects a node, if it has one."""
+        wanted = mirror.spec.node_selector if isinstance(mirror, ClusterTrafficMirror) else {}
+        return not wanted or has_all(self._nodes.labels.get(node, {}), wanted)
 
     def _means(self, mirror: Mirror | None, node: str) -> bool:
         """Whether a node is among `_counts`."""

@@ -39,6 +39,10 @@ def of_mirror(
         stop = _NOT_ACCEPTED
     if stop:
         return accepted, _not("Programmed", stop), _not("Ready", stop)
+    if not tally.nodes and host_network:
+        message = f"no selected pod can be mirrored: they use their node's network: {_names(host_network)}"
+        nothing = Refusal("HostNetwork", message)
+        return accepted, _not("Programmed", nothing), _not("Ready", nothing)
     if not tally.nodes:
         by_node = isinstance(mirror, ClusterTrafficMirror) and mirror.spec.interfaces is not None
         nothing = (
@@ -64,7 +68,9 @@ def _not(kind: str, why: Refusal) -> Said:
 
 
 def _left_out(pods: Collection[Key]) -> str:
-    if not pods:
-        return ""
+    return f"; not mirrored, because they use their node's network: {_names(pods)}" if pods else ""
+
+
+def _names(pods: Collection[Key]) -> str:
     names = (f"{namespace}/{name}" for namespace, name in sorted(pods)[:PODS_NAMED])
-    return f"; not mirrored, because they use their node's network: {named(names, len(pods), PODS_NAMED)}"
+    return named(names, len(pods), PODS_NAMED)

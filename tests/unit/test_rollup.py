@@ -188,8 +188,20 @@ class TestSelection:
         at.report("n1", web)
         assert at.status(web)["pods"] == 1
         assert at.condition(web, "Accepted")[2].endswith("they use their node's network: shop/b")
+        at.rollup.pod(("shop", "a"), None)
+        nothing = "False", "HostNetwork", "no selected pod can be mirrored: they use their node's network: shop/b"
+        assert at.condition(web) == at.condition(web, "Programmed") == nothing
         at.rollup.pod(("shop", "b"), None)
+        assert at.condition(web)[:2] == ("True", "NoPods")
         assert "network" not in at.condition(web, "Accepted")[2]
+
+    def test_of_a_cluster_mirror_names_no_pod_of_a_node_that_it_does_not_mean(self) -> None:
+        edge = cluster_mirror(podSelector={}, nodeSelector={"pool": "edge"})
+        at = world(edge, pod("b", "n2", host_network=True))
+        assert at.condition(edge)[:2] == ("True", "NoPods")
+        assert "network" not in at.condition(edge, "Accepted")[2]
+        at.node("n2", {"pool": "edge"})
+        assert at.condition(edge)[:2] == ("False", "HostNetwork")
 
     def test_of_a_cluster_mirror_by_namespace_pod_and_node(self) -> None:
         edge = cluster_mirror(
