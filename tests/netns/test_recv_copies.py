@@ -15,6 +15,7 @@ from tests.mirrored import agent_at, mirror_of, programme, settled
 from tests.packets import CORPUS
 from tests.receiving import Recv, check_identity
 from tests.topology import Node, node, run, set_sysctl, wait_until
+from tests.traffic import blast
 from tests.wire import send
 
 FRAMES = [case.frame for case in CORPUS]
@@ -93,3 +94,31 @@ def test_what_was_cut(bed: tuple[Node, Agent], tmp_path: Path) -> None:
         "tshark", "-n", "-r", file, "-Y", "frame.comment contains truncated", "-T", "fields", "-e", "frame.number"
     )
     assert len(said.split()) == len(long)
+
+
+def test_what_the_network_lost_is_counted_by_numbers(bed: tuple[Node, Agent]) -> None:
+    """What came and what recv says was lost are what the node sent, to the packet."""
+    here, agent = bed
+    names = ["gre", "erspan2", "erspan3"]
+    targets = [target(name, encapsulation=TUNNELS[name]) for name in names]
+    mirrors = [mirror_of(name, filter="udp port 9") for name in names]
+    programme(agent, *targets, *mirrors)
+    narrow = "qdisc add dev up0 root tbf rate 20mbit burst 8000 limit 8000"
+    with Recv("--gre", "--erspan") as recv:
+        run("tc", *narrow.split())
+        try:
+            blast(dst=here.peer_address, port=9, size=200, count=20_000, rate=20_000)
+            settled(agent, *(one["metadata"]["name"] for one in mirrors))
+        finally:
+            run("tc", "qdisc", "del", "dev", "up0", "root")
+        # Losses are seen by what comes after them.
+        blast(dst=here.peer_address, port=9, size=200, count=10, rate=1000)
+        rows = settled(agent, *(one["metadata"]["name"] for one in mirrors))
+        wait_until(recv.is_idle)
+        row = recv.stop()
+    tunnels = {tunnel["key"]: tunnel["sequence"] for tunnel in row["tunnels"]}
+    for name, mirrored in zip(names, rows, strict=True):
+        counts = tunnels[KEYS[name]]
+        assert mirrored["wire"]["packets"] == 20_010
+        assert counts["lost"] > 1000
+        assert counts["received"] + counts["lost"] == 20_010

@@ -3,6 +3,7 @@
 One run of the corpus goes through sixteen tunnels at once; tests/netns/test_exact.py has VXLAN and plain GRE over IPv4.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -261,6 +262,22 @@ def test_the_kernels_vxlan_device_over_ipv6(agent: Agent, name: str) -> None:
     with kernel_vxlan(tunnel.key or 0, local=ANALYZER_SIX, zero_checksums="sum" not in name) as device:
         send(FRAMES)
         assert difference(wanted, drained(device)) == ([], [])
+
+
+def test_timestamps_of_erspan_type_three(here: Node, agent: Agent) -> None:
+    """In units of 100 ns, as granularity 1 says it (draft-foschiano-erspan-03)."""
+    mirrors(agent, names=["erspan3"])
+    sample = FRAMES[:1]
+    with Capture("eth0", "ana") as analyzer:
+        began = time.monotonic_ns()
+        send(sample)
+        time.sleep(0.5)
+        send(sample)
+        ended = time.monotonic_ns()
+        found = decode(copies(analyzer))
+    first, second = (item.number_of("erspan.timestamp") for item in found)
+    assert 500_000_000 <= ((second - first) % (1 << 32)) * 100 <= ended - began
+    assert {item.number_of("erspan.gra") for item in found} == {1}
 
 
 def test_numbers_go_on_when_the_route_changes(here: Node, agent: Agent) -> None:
