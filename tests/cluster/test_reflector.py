@@ -172,7 +172,7 @@ def test_a_half_open_connection(api: Cluster, namespace: str, followed: Followed
         api.apply(mirror(namespace, "new"))
         time.sleep(1)
         assert followed.names == {"old"}
-        within(lambda: followed.names == {"old", "new"}, 20, "over a new connection")
+        within(lambda: followed.names == {"old", "new"}, 15, "over a new connection")
         assert port_of(followed) != port
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from sniffer.cluster import reflector as module
 from sniffer.cluster.backoff import Backoff, Fault
+from sniffer.cluster.client import Client, Parameters
 from sniffer.cluster.reflector import Key, Reflector, Watched
+from sniffer.cluster.stream import Stream
 from tests.api_server import Answer, ApiServer, Request, failure, line
 
 PODS = "/api/v1/pods"
@@ -75,6 +77,23 @@ def watches(answer: Callable[[], Answer], times: int = 1 << 30) -> Callable[[Req
 
 def everything_but_readyz(answer: Answer) -> Callable[[Request], Answer | None]:
     return lambda request: None if request.path == "/readyz" else answer
+
+
+def test_a_watch_is_dead_after_ninety_seconds_of_silence(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bookmarks come every minute; what waits for them is what is said."""
+    waited: list[float] = []
+    watch = Client.watch
+
+    def noted(self: Client, path: str, parameters: Parameters, metadata_only: bool, timeout_s: float) -> Stream:
+        waited.append(timeout_s)
+        stream = watch(self, path, parameters, metadata_only, timeout_s)
+        waited.append(stream._response._connection.sock.gettimeout())  # type: ignore[attr-defined]
+        return stream
+
+    monkeypatch.setattr(Client, "watch", noted)
+    with following(server):
+        eventually(lambda: len(waited) == 2)
+    assert waited == [90, 90]
 
 
 # What it is for
