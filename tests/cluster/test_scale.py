@@ -2,10 +2,12 @@
 
 A kubelet allows 110 pods, so these are Pod objects of a node without kubelet, and network namespaces with veths as a
 CNI makes them. API server, agent, programs and maps are real. Figures are printed, and bounded generously: machines are
-noisy, the aim (250 ms at the 99th percentile, 120 MB) is for a quiet one.
+noisy, the aim (250 ms at the 99th percentile, 120 MB) is for a quiet one. `SNIFFER_ALONE=1` says that this is one.
 """
 
 import json
+import math
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ VERSION = "sniffer.dev/v1alpha1"
 NODE = "big"
 PODS, MIRRORS, EDITS = 250, 1000, 200
 ROOT = Path("/sys/fs/bpf/scale")
-BOUND_S, BOUND_MB = 2.0, 160
+BOUND_S, BOUND_MB = (0.25, 120) if "SNIFFER_ALONE" in os.environ else (2.0, 130)
 
 
 def address(number: int) -> str:
@@ -148,7 +150,7 @@ def test_a_change_among_a_thousand_mirrors(
             time.sleep(2)  # reports, and what else a start brings
             took = [edit(cluster, bed, maps, hooks, number) for number in range(EDITS)]
         took.sort()
-        p99 = took[int(len(took) * 0.99) - 1]
+        p99 = took[math.ceil(len(took) * 0.99) - 1]  # by nearest rank
         used = memory_mb(agent.pid)
         figures = (
             f"start {first_s:.1f} s; an edit in {statistics.median(took) * 1000:.0f} ms (median), {p99 * 1000:.0f} ms "
