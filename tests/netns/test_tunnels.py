@@ -202,6 +202,34 @@ def test_what_was_cut_says_so(agent: Agent, direction: str, device: str, netns: 
             assert said == sorted((frame[:CUT], str(int(len(frame) > CUT))) for frame in LONG + SHORT), name
 
 
+def test_what_does_not_fit_is_cut_and_says_so(agent: Agent) -> None:
+    """`oversize: Truncate`: one full outer packet; GENEVE tells the length before, ERSPAN that it was cut."""
+    documents = [mirror_of(name) for name in TUNNELS]
+    targets = [TUNNELS[name].target(name) for name in TUNNELS]
+    for one in targets:
+        one["spec"]["oversize"] = "Truncate"
+    names = programme(agent, *targets, *documents)
+    sent = [bytes(HEAD / OVER_IPV4 / UDP(dport=9) / payload(3000)), bytes(HEAD / ARP() / payload(2000)), SHORT[0]]
+    with Capture("eth0", "ana") as analyzer:
+        send(sent)
+        outer = copies(analyzer)
+    received = decode(outer)
+    assert max(map(len, outer)) == 1514
+    for name, tunnel in TUNNELS.items():
+        got = of_key(received, tunnel.kind, tunnel.key)
+        room = 1514 - tunnel.headers
+        assert difference((frame[:room] for frame in sent), (item.frame for item in got)) == ([], []), name
+        assert len(tunnel.outer_of(outer)) == len(sent), name
+        lengths = {frame[:room]: len(frame) for frame in sent}
+        for item in got:
+            length = lengths[item.frame]
+            if tunnel.kind == "geneve":
+                assert options(item)[4] == length, name
+            elif tunnel.kind == "erspan":
+                assert item.words["erspan.truncated"] == str(int(length > room)), name
+    assert all(row["sent"]["packets"] == len(sent) for row in settled(agent, *names))
+
+
 def test_a_super_packet_that_is_cut_says_how_long_it_was(here: Node, agent: Agent) -> None:
     names = mirrors(agent, "peer0", "Egress", names=["geneve", "geneve6", "erspan2"], snapLength=CUT)
     frame = bytes(HEAD / OVER_IPV4 / TCP(seq=1) / payload(30_000))
