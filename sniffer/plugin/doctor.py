@@ -16,7 +16,7 @@ _DEFINITIONS = (*KINDS.values(), TARGETS, NODES)
 _VERSION = "v1alpha1"
 _ASKED = 200
 """Nodes; eight at a time, a second each."""
-_INSTALL = "helm upgrade --install sniffer deploy/helm/sniffer -n sniffer-system ... (README, In a cluster)"
+INSTALL = "helm upgrade --install sniffer deploy/helm/sniffer -n sniffer-system ... (README, In a cluster)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ def _definitions(kubectl: Kubectl) -> Iterator[Finding]:
     stored = {item["metadata"]["name"]: item for item in kubectl.listed("customresourcedefinitions")}
     missing = [name for name in _DEFINITIONS if name not in stored]
     if missing:
-        yield Finding(FAIL, "definitions", f"missing: {', '.join(missing)}", _INSTALL)
+        yield Finding(FAIL, "definitions", f"missing: {', '.join(missing)}", INSTALL)
         return
     for name in _DEFINITIONS:
         served = [one["name"] for one in stored[name]["spec"]["versions"] if one.get("served")]
         if _VERSION not in served:
-            yield Finding(FAIL, "definitions", f"{name} is served as {', '.join(served)}, not {_VERSION}", _INSTALL)
+            yield Finding(FAIL, "definitions", f"{name} is served as {', '.join(served)}, not {_VERSION}", INSTALL)
             return
     yield Finding(OK, "definitions", f"all {len(_DEFINITIONS)}, {_VERSION}")
 
@@ -97,7 +97,7 @@ def _controllers(kubectl: Kubectl, agents: Iterable[Object]) -> Iterator[Finding
         yield Finding(OK, "controller", f"{ready} of {len(pods)} pods ready")
         return
     fix = "kubectl describe pods -A -l app.kubernetes.io/component=controller; mirroring goes on, statuses grow old"
-    yield Finding(WARN, "controller", f"none of {len(pods)} pods is ready", fix if pods else _INSTALL)
+    yield Finding(WARN, "controller", f"none of {len(pods)} pods is ready", fix if pods else INSTALL)
 
 
 def _coverage(kubectl: Kubectl, agents: Iterable[Object]) -> Iterator[Finding]:
@@ -113,7 +113,7 @@ def _coverage(kubectl: Kubectl, agents: Iterable[Object]) -> Iterator[Finding]:
     elif ready:
         yield Finding(WARN, "agents", f"ready on {len(ready)} of {len(names)} nodes", "see the nodes below")
     else:
-        yield Finding(FAIL, "agents", f"ready on none of {len(names)} nodes", _INSTALL)
+        yield Finding(FAIL, "agents", f"ready on none of {len(names)} nodes", INSTALL)
     for name in (name for name in names if name not in ready):
         pods = by_node.get(name)
         if pods:
@@ -144,6 +144,10 @@ def _reports(kubectl: Kubectl, agents: Iterable[Object]) -> Iterator[Finding]:
     if silent:
         fix = "kubectl sniffer logs; its ServiceAccount may lack the right"
         yield Finding(WARN, "reports", f"no SnifferNode of {', '.join(silent)}", fix)
+    for node, status in sorted(reports.items()):
+        if status.get("state") == "Refused":
+            fix = "see what it says; agents of the chart run there with agent.allowKernel"
+            yield Finding(FAIL, f"node {node}", status.get("message") or "refused", fix)
     versions = sorted({status.get("version", "?") for status in reports.values()} or {"none"})
     same = versions in ([sniffer.__version__], ["none"])
     fix = "" if same else "finish the upgrade; get this plugin from the cluster anew (docs/plugin.md)"

@@ -272,6 +272,11 @@ def test_doctor_says_which_nodes_lack_an_agent(say: Say, tmp_path: Path, capsys:
     assert told["node n3"] == ("warn", "no agent")
     assert told["agents' version"] == ("warn", "0.0.1")
     assert told["node n1, kernel"] == ("fail", "5.4 is older than 5.10")
+    refused = {"state": "Refused", "message": "no agent runs on this kernel: 6.1.1", "version": "0.0.1"}
+    say("get sniffernodes.sniffer.dev -o json", [{"metadata": {"name": "n2"}, "status": refused}])
+    assert main.run(["doctor", "--json"]) == 3
+    rows = [one for one in json.loads(capsys.readouterr().out) if one["check"] == "node n2"]
+    assert ("fail", "no agent runs on this kernel: 6.1.1") in [(one["result"], one["text"]) for one in rows]
     (tmp_path / "get nodes -o json").unlink()
     (tmp_path / "get customresourcedefinitions -o json").unlink()
     assert main.run(["doctor", "--json"]) == 3
