@@ -57,8 +57,14 @@ class Agent:
     `directory` is ours to fill: `manifests/` and the log live below it. Pins survive, as they do in life.
     """
 
-    def __init__(self, directory: Path, pin_root: Path = Path("/sys/fs/bpf/sniffer"), *arguments: object) -> None:
-        self.directory, self.pin_root, self.arguments = directory, pin_root, arguments
+    def __init__(
+        self,
+        directory: Path,
+        pin_root: Path = Path("/sys/fs/bpf/sniffer"),
+        *arguments: object,
+        netns: str | None = None,
+    ) -> None:
+        self.directory, self.pin_root, self.arguments, self.netns = directory, pin_root, arguments, netns
         self.manifests, self.log = directory / "manifests", directory / "agent.log"
         self.manifests.mkdir(parents=True, exist_ok=True)
         self.process: subprocess.Popen[str] | None = None
@@ -90,7 +96,7 @@ class Agent:
         """Starts the agent, and waits for nothing."""
         words = ("agent", "--manifests", self.manifests, "--pin-root", self.pin_root, "--node", "n1", *self.arguments)
         with self.log.open("a") as log:
-            self.process = start(SNIFFER, *words, stdout=log, stderr=log)
+            self.process = start(SNIFFER, *words, netns=self.netns, stdout=log, stderr=log)
 
     def start(self, timeout: float = 60.0) -> None:
         """Starts the agent and waits until its status has every mirror of the manifests, none of them Pending."""

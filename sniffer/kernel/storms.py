@@ -41,8 +41,8 @@ class Storms:
         self._looked_s = now_s
         if self._breaker is None:
             self._breaker = Breaker(one for one, flags in flags_of(observed).items() if flags & LEASE_HELD)
-        self._flags = self._breaker.look(_counts(maps, observed), now_s)
-        self.wait_s = self._breaker.wait_s()
+        self._flags = self._breaker.look(_counts(maps, observed), now_s, facts.time.timestamp())
+        self.wait_s = self._breaker.wait_s(now_s)
         self._tell(self._breaker.stopped(now_s), facts)
         return self._flags
 
