@@ -66,7 +66,7 @@ kernels: root
 .PHONY: analyzers
 analyzers: root
 	@scripts/packages packages.apt analyzers
-	@tests/zeek >/dev/null
+	@tests/zeek >/dev/null || [ $$? -eq 4 ]
 
 # What a cluster takes.
 .PHONY: cluster-tools

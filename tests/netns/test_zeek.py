@@ -45,6 +45,8 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Agent]
 def environment() -> dict[str, str]:
     """With `zeek` on the path."""
     done = subprocess.run([ROOT / "tests/zeek"], capture_output=True, text=True)
+    if done.returncode == 4:
+        pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return os.environ | {"PATH": f"{done.stdout.strip()}:{os.environ['PATH']}"}
 
