@@ -21,6 +21,8 @@ from sniffer.plan.report import changes
 PACE_S = 1.0
 """Between two writes, at least."""
 JITTER_AGE_S = 300.0
+JITTER_RETRY_S = 10.0
+"""Where none could be read: the controller may come later than we do."""
 JITTER_LIMIT_S = 3600.0
 JITTER_KEY = "reportJitterSeconds"
 CONFIG = "sniffer"
@@ -120,9 +122,10 @@ class Reporter:
     def _jitter(self) -> float:
         """Seconds over which the agents of all nodes spread what they write; the controller knows how many they are."""
         if time.monotonic() - self._jitter_asked_s > JITTER_AGE_S:
-            self._jitter_asked_s = time.monotonic()
+            self._jitter_asked_s = time.monotonic() - JITTER_AGE_S + JITTER_RETRY_S
             with suppress(ApiError, ValueError, TypeError):  # the former value stands
                 self._jitter_s = jitter_of(self._client, self._namespace)
+                self._jitter_asked_s = time.monotonic()
         return self._jitter_s
 
     def _write(self) -> None:

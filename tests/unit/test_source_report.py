@@ -116,6 +116,26 @@ def test_no_jitter_is_none(server: ApiServer, make: Callable[[], Reporter], data
     assert eventually(lambda: said(server) == ["web"]) < 1
 
 
+def test_a_jitter_that_is_published_later_is_found(
+    server: ApiServer, make: Callable[[], Reporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "JITTER_RETRY_S", 0.5)
+    monkeypatch.setattr(module, "PACE_S", 0.1)
+    reporter = make()
+    for number in range(10):
+        reporter.report(status(f"web-{number}"))
+        eventually(lambda number=number: said(server) == [f"web-{number}"])
+        time.sleep(0.1)
+    assert 2 <= len(server.asked(CONFIG)) <= 4
+    server.put(CONFIG.rpartition("/")[0], "sniffer", data={"reportJitterSeconds": "3000"})
+    time.sleep(0.5)
+    before = len(server.asked(CONFIG))
+    reporter.report(status("late"))
+    eventually(lambda: len(server.asked(CONFIG)) > before)
+    time.sleep(0.2)
+    assert said(server) == ["web-9"]
+
+
 @pytest.mark.parametrize("answer", [failure(403, "Forbidden"), failure(409, "Conflict"), failure(404, "NotFound")])
 def test_what_is_refused_is_tried_again_with_patience(
     server: ApiServer, make: Callable[[], Reporter], answer: Any
