@@ -80,6 +80,14 @@ class Controller:
         head = name + ("{" + ",".join(f'{key}="{labels[key]}"' for key in sorted(labels)) + "} " if labels else " ")
         return float(next(line for line in text.splitlines() if line.startswith(head)).removeprefix(head))
 
+    def written(self) -> int:
+        """Whatever it has written since its start, or tried to: statuses, events, the jitter."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(
+            int(float(line.split()[-1])) for line in lines if line.startswith("sniffer_controller_writes_total{")
+        )
+
     def leads(self) -> bool:
         """Whether it says that it writes."""
         return self.metric("sniffer_controller_leader") == 1

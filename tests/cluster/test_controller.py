@@ -3,18 +3,23 @@
 What agents report is written by these tests; the pods that count as agents are real, and Ready by their kubelets' word.
 """
 
+import itertools
 import json
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from sniffer.cluster.report import jitter_of
 from tests.cluster.api import ApiError, Document
 from tests.cluster.chart import NAMESPACE, api_of_chart
 from tests.cluster.controllers import Controller, agents, condition, holder, report
+from tests.cluster.fleet import LABEL, Connection, fleet, most_in_a_second, programmed, reporters
 from tests.cluster.lab import Cluster
 
 VERSION = "sniffer.dev/v1alpha1"
@@ -145,6 +150,50 @@ def test_a_bad_filter_is_refused_within_a_second(installed: Cluster, controller:
     assert len(_events(installed, bad, "BadFilter")) == 1
 
 
+BAD = {
+    "tcp port 65536": "illegal port number 65536 > 65535",  # I1
+    "tcp port -1": "syntax error",
+    'port "80"': 'unexpected character "\\""',
+    "portrange 20-10": 'range "20-10" is reversed',
+    "net 10.0.0.1/8": 'non-network bits set in "10.0.0.1/8"',  # I2
+    "net 10.0.0.0/33": "mask length must be <= 32",
+    "ip host fd00::1": "'ip' modifier applied to ip6 host",
+    "host 10.0.0.1/": "syntax error",
+    "proto foo": "unknown ip proto 'foo'",  # I7
+    "host web.example": 'host name "web.example"',
+}
+"""Filters, and libpcap's words, or ours."""
+
+
+def test_whatever_is_wrong_with_a_filter_is_said_within_a_second(
+    installed: Cluster, controller: Controller, shop: str
+) -> None:
+    """I1, I2, I7: with its field, and the rule's number. I6: a rule given twice the API server refuses."""
+    path = installed.api.path("TrafficMirror", namespace=shop)
+    wanted: dict[str, str] = {}
+    began_s = time.monotonic()
+    for number, (text, words) in enumerate(BAD.items()):
+        rules = [{"action": "Skip", "filter": "arp"}, {"action": "Mirror", "filter": text}]
+        for name, field, spec in (
+            (f"filter{number}", "spec.filter", {"filter": text}),
+            (f"rules{number}", "spec.rules[1].filter", {"rules": rules}),
+        ):
+            installed.api.ask("POST", path, _mirror(shop, name, **spec))
+            wanted[name] = f"{field}: {words}"
+    posted_s = time.monotonic() - began_s
+    said: dict[str, Document] = {}
+    while len(said) < len(wanted) and time.monotonic() - began_s < posted_s + 5:
+        listed = installed.objects("TrafficMirror", shop)
+        said = {one["metadata"]["name"]: found for one in listed if (found := condition(one, "Accepted"))}
+    assert time.monotonic() - began_s < posted_s + 1
+    for name, words in wanted.items():
+        assert (said[name]["status"], said[name]["reason"]) == ("False", "BadFilter"), name
+        assert said[name]["message"].startswith(words), said[name]["message"]
+    twice = [{"action": "Mirror", "filter": "arp"}, {"action": "Mirror", "filter": "arp"}]
+    with pytest.raises(ApiError, match=r"spec\.rules"):
+        installed.api.ask("POST", path, _mirror(shop, "twice", rules=twice))
+
+
 def test_a_grant_that_is_removed(installed: Cluster, controller: Controller, shop: str) -> None:
     """G6."""
     web = installed.apply(_mirror(shop))[0]
@@ -190,14 +239,18 @@ def test_a_status_that_somebody_else_wrote_is_mended(installed: Cluster, control
 def test_pods_of_the_node_network_are_named_and_not_counted(
     installed: Cluster, controller: Controller, shop: str
 ) -> None:
-    """G9."""
-    web = installed.apply(_mirror(shop))[0]
-    installed.pod("plain", shop, installed.node(1), labels={"app": "web"})
+    """G9. A mirror that selects nothing else is not Ready, for nothing is mirrored."""
     installed.pod("host", shop, installed.node(2), labels={"app": "web"}, host_network=True)
-    words = installed.wait(lambda: _words(installed, web, "network", "Accepted"), 25)
-    assert words.endswith(f"{shop}/host")
-    status = installed.get("TrafficMirror", "web", shop)["status"]
-    assert (status["pods"], status["nodes"]) == (1, 1)
+    web = installed.apply(_mirror(shop))[0]
+    found = _until(installed, web, "Ready", "False", "HostNetwork", 3)
+    assert condition(found)["message"].endswith(f"{shop}/host")
+    words = ("wait", "--for=condition=Ready", "trafficmirror/web", "-n", shop, "--timeout=1s")
+    assert "timed out" in installed.kubectl(*words, check=False)
+    installed.pod("plain", shop, installed.node(1), labels={"app": "web"})
+    installed.wait(lambda: installed.get("TrafficMirror", "web", shop)["status"]["pods"] == 1, 25)
+    found = _until(installed, web, "Ready", "False", "NodesNotReady")
+    assert condition(found, "Accepted")["message"].endswith(f"{shop}/host")
+    assert (found["status"]["pods"], found["status"]["nodes"]) == (1, 1)
 
 
 def test_a_target_follows_the_pods_of_a_service(installed: Cluster, controller: Controller) -> None:
@@ -279,29 +332,96 @@ def test_an_agent_that_is_away(installed: Cluster, controller: Controller, shop:
     _until(installed, web, "Ready", "True", "Ready", 25)
 
 
-def test_the_jitter_is_published(installed: Cluster, controller: Controller) -> None:
-    """Two nodes need none; what somebody else writes is mended by the next leader."""
+def test_sixty_nodes(installed: Cluster, controller: Controller, shop: str) -> None:
+    """The jitter is published, and read: agents that start at once, and then hear of an edit, spread what they write.
+
+    What is written grows as nodes and mirrors. A SnifferNode goes with its Node.
+    """
     found = installed.wait(lambda: installed.objects("ConfigMap", NAMESPACE, fieldSelector="metadata.name=sniffer"), 10)
-    assert found[0]["data"] == {"reportJitterSeconds": "0"}
+    assert found[0]["data"] == {"reportJitterSeconds": "0"}, "two nodes need none"
+    count, mirrors = 60, [_of_nodes(number) for number in range(20)]
+    connection = Connection.of(installed)
+    with fleet(installed, count) as nodes:
+        installed.wait(lambda: jitter_of(connection, NAMESPACE) == 2, 15, "the jitter of 62 nodes")
+        try:
+            made = installed.apply(*mirrors)
+            before, began_s = controller.written(), time.monotonic()
+            with reporters(connection, nodes) as agents_of:
+                for agent in agents_of:
+                    agent.report(programmed(made))
+                installed.wait(lambda: len(connection.reported) == count, 10, "every agent has reported")
+                assert most_in_a_second(connection.reported) <= 50
+                connection.reported.clear()
+                edited = installed.apply(*(one | {"spec": one["spec"] | {"filter": "tcp"}} for one in mirrors))
+                for agent in agents_of:
+                    agent.report(programmed(edited))
+                installed.wait(lambda: len(connection.reported) >= count, 10, "every agent has reported again")
+                time.sleep(1)
+            assert len(connection.reported) == count, "each once, for all the mirrors"
+            assert most_in_a_second(connection.reported) <= 50
+            written, took_s = controller.written() - before, time.monotonic() - began_s
+            allowed = len(mirrors) * (4 + int(took_s / 10))
+            assert 2 * len(mirrors) <= written <= allowed, "two thousand pairs have changed"
+            owned = installed.objects("SnifferNode")
+            assert {one["metadata"]["ownerReferences"][0]["uid"] for one in owned} >= set(nodes.values())
+        finally:
+            for one in mirrors:
+                installed.delete("ClusterTrafficMirror", one["metadata"]["name"])
+    left = [one["metadata"]["name"] for one in owned if one["metadata"]["name"] not in nodes]
+    installed.wait(
+        lambda: {one["metadata"]["name"] for one in installed.objects("SnifferNode")} <= set(left), 30, "collected"
+    )
+
+
+def _of_nodes(number: int) -> Document:
+    spec = {"interfaces": ["eth0"], "nodeSelector": LABEL, "targetRefs": [{"name": "zeek"}]}
+    metadata = {"name": f"nodes{number}"}
+    return {"apiVersion": VERSION, "kind": "ClusterTrafficMirror", "metadata": metadata, "spec": spec}
 
 
 def test_many_mirrors_at_once_are_written_fifty_a_second(installed: Cluster, controller: Controller, shop: str) -> None:
-    count = 200
+    """Statuses and events together; and while one tenant edits all of them, others hear of theirs."""
+    count, path = 200, installed.api.path("TrafficMirror", namespace=shop)
+    began_s, ended = time.monotonic(), Event()
+    seen = [(began_s, controller.written())]
+    with installed.namespace(labels={"team": "shop"}) as quiet, ThreadPoolExecutor(3) as pool:
+        web = installed.apply(_mirror(quiet))[0]
+        for number in range(count):
+            installed.api.ask("POST", path, _mirror(shop, f"m{number}", filter=f"nonsense {number}"))
+            _look(controller, seen)
+        for first in range(3):
+            pool.submit(_edit_all_the_time, installed, path, range(first, count, 3), ended)
+        try:
+            _until(installed, web, "Ready", "True", "NoPods", 1)
+            installed.pod("web", quiet, installed.node(1), labels={"app": "web"})
+            while installed.get("TrafficMirror", "web", quiet)["status"]["pods"] != 1:
+                _look(controller, seen)
+                assert time.monotonic() - began_s < 20
+            bad = installed.patch("TrafficMirror", "web", {"spec": {"filter": "tcp prot 80"}}, quiet)
+            _until(installed, bad, "Accepted", "False", "BadFilter", 1)
+            _look(controller, seen)
+        finally:
+            ended.set()
+        installed.delete("TrafficMirror", "web", quiet)
+    for number, (then_s, was) in enumerate(seen):
+        now_s, now = next((one for one in seen[number:] if one[0] >= then_s + 1), seen[-1])
+        assert now - was <= 50 * (now_s - then_s) + 3
+    assert seen[-1][1] - seen[0][1] > 25 * (seen[-1][0] - began_s), "it was busy all the time"
+    installed.api.ask("DELETE", path)
 
-    def written() -> int:
-        return int(controller.metric("sniffer_controller_writes_total", what="status", outcome="done"))
 
-    before = written()
-    for number in range(count):
-        installed.api.ask("POST", installed.api.path("TrafficMirror", namespace=shop), _mirror(shop, f"m{number}"))
-    seen = [(time.monotonic(), written())]
-    while seen[-1][1] < before + count:
-        time.sleep(0.25)
-        seen.append((time.monotonic(), written()))
-        assert seen[-1][0] - seen[0][0] < 30
-    for (then_s, was), (now_s, now) in zip(seen, seen[4:], strict=False):
-        assert now - was <= 50 * (now_s - then_s) + 2
-    installed.api.ask("DELETE", installed.api.path("TrafficMirror", namespace=shop))
+def _look(controller: Controller, seen: list[tuple[float, int]]) -> None:
+    """Four times a second: when, and how much has been written."""
+    if time.monotonic() - seen[-1][0] > 0.25:
+        seen.append((time.monotonic(), controller.written()))
+
+
+def _edit_all_the_time(installed: Cluster, path: str, numbers: range, ended: Event) -> None:
+    for edit, number in enumerate(itertools.cycle(numbers)):
+        if ended.is_set():
+            return
+        body = {"spec": {"filter": f"nonsense {number} {edit}"}}
+        installed.api.ask("PATCH", f"{path}/m{number}", body, content_type="application/merge-patch+json")
 
 
 class TestLease:

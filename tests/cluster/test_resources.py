@@ -558,6 +558,41 @@ def test_status_is_apart(api: Cluster) -> None:
         api.delete("TrafficMirror", "apart", NAMESPACE)
 
 
+def test_what_kubectl_prints(api: Cluster) -> None:
+    """Of kinds that have no namespace: names, targets, conditions."""
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "lastTransitionTime": now, "observedGeneration": 1}
+    node = {"apiVersion": API_VERSION, "kind": "SnifferNode", "metadata": {"name": "one"}}
+    said = {"state": "Running", "version": "0.1.0", "mirrors": [], "reported": now}
+    accepted = ready | {"type": "Accepted", "reason": "Accepted"}
+    for short, made, status, expected in (
+        (
+            "ctm",
+            mirror(),
+            {"pods": 0, "nodes": 3, "readyNodes": 2, "conditions": [ready]},
+            "NAME TARGET PODS NODES READYNODES READY REASON AGE\none zeek 0 3 2 True Ready",
+        ),
+        (
+            "mt",
+            target(),
+            {"conditions": [accepted]},
+            "NAME ADDRESS SERVICE ACCEPTED REASON AGE\none 10.0.9.5 True Accepted",
+        ),
+        ("snode", node, said, "NAME STATE VERSION REPORTED AGE\none Running 0.1.0"),
+    ):
+        kind = made["kind"]
+        try:
+            api.apply(made)
+            path = f"{api.api.path(kind, 'one')}/status"
+            api.api.ask("PATCH", path, {"status": status}, content_type="application/merge-patch+json")
+            printed = [" ".join(line.split()) for line in api.kubectl("get", short).splitlines()]
+        finally:
+            api.delete(kind, "one")
+        head, line = expected.splitlines()
+        assert printed[0] == head
+        assert printed[1].startswith(line), printed[1]
+
+
 @pytest.mark.parametrize("short", ["tm", "ctm", "mt", "snode"])
 def test_short_names(api: Cluster, short: str) -> None:
     assert "No resources" in api.kubectl("get", short, "-A", check=False)
