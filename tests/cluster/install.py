@@ -11,6 +11,8 @@ from tests.cluster.lab import Cluster
 CHART = Path(__file__).parents[2] / "deploy/helm/sniffer"
 NAMESPACE = "sniffer-system"
 RELEASE = "sniffer"
+ALLOWED = "10.200.0.12"
+"""The node that targets may name."""
 _COMMAND = re.compile(r"^ *((?:kubectl|helm) (?:[^\n]*<<EOF\n.*?^EOF|[^\n]*))$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,6 +27,7 @@ def install(cluster: Cluster, image: str, *options: str, helm: str = "helm4", wa
         "image.tag": tag,
         "image.pullPolicy": "Never",
         "serviceCIDRs": f"{{{SERVICE_NETWORK}}}",
+        "allowedTargetCIDRs": f"{{{ALLOWED}/32}}",
     }
     words = ["upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace"]
     for name, value in values.items():

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from sniffer.abi.limits import LIST_LENGTH
 from tests.cluster import mirrors
+from tests.cluster.api import Document
+from tests.cluster.install import ALLOWED
 from tests.cluster.lab import Cluster
-from tests.cluster.mirrors import applied, assert_exact, copies, ready, stream, wait_for_copy
+from tests.cluster.mirrors import applied, assert_exact, condition_of, copies, ready, stream, wait_for_copy
 from tests.cluster.pod import Pod
 from tests.numbered import datagrams
 from tests.receivers import inner_frames
 from tests.topology import wait_until
+from tests.traffic import blast
 
 LONGEST = 1450
 """Bytes of a frame that fits an underlay of 1500 in every tunnel."""
@@ -121,3 +125,111 @@ def test_kubectl_edit_while_traffic_flows(installed: Cluster, bed: Bed) -> None:
         assert_exact([one for one in sent if one.port == 10], ten, answered + 1, ended - 0.1)
         assert max(one.when for one in nine) < answered + 1
         assert min(one.when for one in ten) > edited
+
+
+def test_whose_traffic_is_copied(installed: Cluster, bed: Bed) -> None:
+    """G1, G9, G10: of pods of the mirror's own namespace alone, and of none that shares its node's network.
+
+    A ClusterTrafficMirror means all namespaces, and those that are protected where it says so.
+    """
+    first, labels = installed.node(1), {"app": "web"}
+    with installed.namespace() as other, installed.namespace(labels={"sniffer.dev/protected": "true"}) as protected:
+        foreign, secret = (installed.pod("web", name, first, labels=labels) for name in (other, protected))
+        installed.pod("host", bed.namespace, first, labels=labels, host_network=True)
+        ports = {9: bed.web.address, 10: foreign.address, 11: secret.address, 12: first.address}
+        for pod in (foreign, secret):
+            bed.client.reaches(pod.address)
+        of = mirrors.mirror("own", bed.namespace, ["whose"], labels, filter="udp portrange 9-12")
+        of_protected = mirrors.mirror("own", protected, ["whose"], labels)
+        with applied(installed, mirrors.target("whose"), of, of_protected):
+            programmed(installed, "own", bed.namespace)
+            found = installed.wait(lambda: written(installed, "TrafficMirror", "own", bed.namespace), 5)
+            assert found["status"]["pods"] == 1
+            assert f"{bed.namespace}/host" in condition_of(found, "Accepted")["message"]
+            refused = installed.wait(lambda: written(installed, "TrafficMirror", "own", protected), 5)
+            assert condition_of(refused, "Accepted")["reason"] == "ProtectedNamespace"
+            assert copied(installed, bed.client, ports) == {9}
+        for too, expected in ((False, {9, 10}), (True, {9, 10, 11})):
+            everywhere = {
+                "podSelector": {"matchLabels": labels},
+                "filter": "udp portrange 9-12",
+                "includeProtectedNamespaces": too,
+                "targetRefs": [{"name": "whose"}],
+            }
+            kind, metadata = "ClusterTrafficMirror", {"name": "everywhere"}
+            wide = {"apiVersion": mirrors.VERSION, "kind": kind, "metadata": metadata, "spec": everywhere}
+            with applied(installed, mirrors.target("whose"), wide):
+                programmed(installed, "everywhere", None)
+                assert copied(installed, bed.client, ports) == expected
+        installed.delete("Pod", "host", bed.namespace)
+
+
+def programmed(installed: Cluster, name: str, namespace: str | None) -> None:
+    """Waits until node 1 reports that it carries out a mirror, of this object."""
+
+    def said() -> bool:
+        (stored,) = [
+            one
+            for one in installed.objects("TrafficMirror" if namespace else "ClusterTrafficMirror", namespace)
+            if one["metadata"]["name"] == name
+        ]
+        rows = installed.get("SnifferNode", "node1")["status"]["mirrors"]
+        return [one["state"] for one in rows if one["uid"] == stored["metadata"]["uid"]] == ["Programmed"]
+
+    installed.wait(said, 10, f"node1 carries out {name}")
+
+
+def written(installed: Cluster, kind: str, name: str, namespace: str | None = None) -> Document | None:
+    """An object whose status the controller has written."""
+    found = installed.get(kind, name, namespace)
+    return found if condition_of(found, "Accepted") else None
+
+
+def copied(installed: Cluster, client: Pod, ports: dict[int, str]) -> set[int]:
+    """Sends fifty datagrams to each port and address; the ports of those that were copied, all or none."""
+    with installed.analyzer.capture() as analyzer:
+        for port, address in ports.items():
+            blast(netns=client.netns, dst=address, port=port, size=200, rate=1000, count=50)
+        analyzer.settle()
+    counts = Counter(one.port for one in copies(analyzer.frames))
+    assert set(counts.values()) == {50}, counts
+    return set(counts)
+
+
+def test_who_comes_first_on_a_full_hook(installed: Cluster, bed: Bed) -> None:
+    """Sixteen have room: ClusterTrafficMirrors, then the oldest, then by name. Who has no room says so."""
+    to = [mirrors.target("full", vni=71), mirrors.target("first", vni=72)]
+    last = mirrors.mirror("z", bed.namespace, ["full"], {"app": "web"}, filter="udp port 9")
+    many = [
+        mirrors.mirror(f"m{n:02}", bed.namespace, ["full"], {"app": "web"}, filter=f"port {n + 100}")
+        for n in range(LIST_LENGTH - 1)
+    ]
+    spec = {"podSelector": {"matchLabels": {"app": "web"}}, "filter": "udp port 9", "targetRefs": [{"name": "first"}]}
+    wide = {"apiVersion": mirrors.VERSION, "kind": "ClusterTrafficMirror", "metadata": {"name": "wide"}, "spec": spec}
+    with applied(installed, *to, *many, last), stream(bed.client, bed.web), installed.analyzer.capture() as analyzer:
+        wait_for_copy(analyzer, 0, 10, vni=71)
+        began = time.monotonic()
+        with applied(installed, wide):
+            wait_for_copy(analyzer, began, 5, vni=72)
+            time.sleep(1)
+            after = time.monotonic()
+            time.sleep(0.5)
+            assert not [one for one in copies(analyzer.frames, 71) if one.when > after], "the last by name is out"
+            (said,) = installed.wait(lambda: full_on(installed, "node1"), 10, "a node that says HookFull")
+            assert (said["name"], said["state"]) == ("z", "Degraded")
+        wait_for_copy(analyzer, time.monotonic(), 5, vni=71)
+
+
+def full_on(installed: Cluster, node: str) -> list[Document]:
+    """The mirrors for which a node's hooks have no room, as it reports."""
+    return [one for one in installed.get("SnifferNode", node)["status"]["mirrors"] if one.get("reason") == "HookFull"]
+
+
+def test_an_address_that_the_administrator_allows(installed: Cluster, bed: Bed) -> None:
+    """G7: a node gets copies where allowedTargetCIDRs names it; another is refused."""
+    to, of = mirrors.target("a-node", ALLOWED), mirrors.mirror("a-node", bed.namespace, ["a-node"], {"app": "web"})
+    other = mirrors.target("another", installed.node(1).address)
+    with applied(installed, to, of, other), stream(bed.client, bed.web), installed.node(2).capture() as node:
+        wait_for_copy(node, 0, 10)
+        refused = installed.wait(lambda: written(installed, "MirrorTarget", "another"), 5)
+        assert condition_of(refused, "Accepted")["reason"] == "EndpointRefused"
