@@ -13,11 +13,14 @@ import pytest
 from tests import pages
 from tests.agent import SNIFFER
 from tests.cluster import install
+from tests.cluster.api import ApiError
 from tests.cluster.following import BIN, asked, environment, follow, own_programs
 from tests.cluster.install import NAMESPACE
 from tests.cluster.lab import Cluster
+from tests.cluster.mirrors import mirror
 from tests.cluster.pod import Pod
 from tests.topology import run
+from tests.traffic import blast
 
 TARGETS = "kubectl delete mirrortarget --all --ignore-not-found"
 MIRRORS = "kubectl delete trafficmirror --all -n shop; kubectl delete clustertrafficmirror --all"
@@ -55,6 +58,7 @@ def shop(installed: Cluster, web: Pod, tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_the_readme_and_how_tos(shop: Cluster, tmp_path: Path) -> None:
+    """G3, G17: a quota holds, and rules by which nobody forges copies."""
     said = follow(shop, script(shop, "README.md", "In a cluster"), tmp_path).stdout
     assert "trafficmirror.sniffer.dev/web condition met" in said
     assert_captured(tmp_path / "wireshark.txt", "443")
@@ -64,6 +68,8 @@ def test_the_readme_and_how_tos(shop: Cluster, tmp_path: Path) -> None:
     follow(shop, f"{MIRRORS}; {TARGETS}", tmp_path)
     told = follow(shop, script(shop, "docs/how-to/tenancy.md"), tmp_path).stdout
     assert [line for line in told.splitlines() if line in ("yes", "no")] == ["yes", "yes", "no"]
+    assert_quota(shop, "shop", 5)
+    assert_only_nodes_reach(shop, tmp_path)
     follow(shop, script(shop, "docs/api.md", "Rights"), tmp_path)
     follow(shop, script(shop, "docs/how-to/limits.md"), tmp_path)
     follow(shop, f"kubectl wait --for=condition=Ready trafficmirror/headers -n shop; {MIRRORS}; {TARGETS}", tmp_path)
@@ -185,3 +191,29 @@ def test_what_help_shows(shop: Cluster, tmp_path: Path) -> None:
         else:
             follow(shop, f"{line} || test $? = 1", tmp_path)
     assert (tmp_path / "kubectl-sniffer").read_bytes().startswith(b"#!")
+
+
+def assert_quota(cluster: Cluster, namespace: str, count: int) -> None:
+    """G3: one more mirror than the page allows is refused, by the page's quota; which is no more after this."""
+    mirrors = [mirror(f"m{number}", namespace, ["zeek"]) for number in range(count + 1)]
+    cluster.apply(*mirrors[:count])
+    with pytest.raises(ApiError, match=r"exceeded quota: mirrors"):
+        cluster.apply(mirrors[count])
+    for one in mirrors[:count]:
+        cluster.delete("TrafficMirror", one["metadata"]["name"], namespace)
+    cluster.delete("ResourceQuota", "mirrors", namespace)
+
+
+def assert_only_nodes_reach(cluster: Cluster, directory: Path) -> None:
+    """G17: by the page's rules the analyzer drops what a pod forges, and takes what a node sends."""
+    (block,) = (one for one in pages.blocks("docs/how-to/tenancy.md") if one.language == "nft")
+    rules = directory / "analyzer.nft"
+    rules.write_text(block.text.replace("10.0.8.0/22", "10.200.0.0/24"))
+    (pod,) = cluster.running(["web-0"], "shop")
+    try:
+        cluster.analyzer.run("nft", "-f", rules)
+        blast(netns=pod.netns, dst=cluster.analyzer.address, port=4789, size=200, rate=1000, count=10)
+        cluster.node(1).run("bash", "-c", f"echo copy >/dev/udp/{cluster.analyzer.address}/4789")
+        assert "counter packets 10 " in cluster.analyzer.run("nft", "list", "table", "inet", "analyzer")
+    finally:
+        cluster.analyzer.run("nft", "delete", "table", "inet", "analyzer")

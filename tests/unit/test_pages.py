@@ -13,7 +13,7 @@ from tests import pages
 from tests.agent import SNIFFER
 from tests.pages import ALONE, ELSEWHERE, FOLLOWED, INLINE, ROOT, RUN, SPAN, Block, alone, blocks
 
-OTHER_LANGUAGES = {"json", "python", "zeek"}
+OTHER_LANGUAGES = {"json", "nft", "python", "zeek"}
 PROGRAMS = re.compile(
     r"^(\$ |# |sudo )*(kubectl|helm|sniffer|make|docker|podman|tshark|wireshark|tcpdump|zeek|suricata|ip|tc|nft|"
     r"bpftool|curl|mount|mkdir|ln|kill|git|pip|apt-get|journalctl|systemctl|scripts/[a-z]+|\.venv/\S+) "
