@@ -1,11 +1,12 @@
 """Pods come and go by the hundred with mirrors on them: never one packet of a wrong pod, and nothing is left.
 
 Every pod pings from its first moment on, with a length that nobody else has: whatever of it is copied says whose it is,
-whoever had its address before. Half of them are selected, labels of some change while they run.
+whoever had its address before. Five of eight are selected, labels of some change while they run.
 SNIFFER_CHURN_PODS says how many pods, by default those that take a minute.
 """
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -32,14 +33,18 @@ from tests.wire import Capture, Frame
 
 PODS = int(os.environ.get("SNIFFER_CHURN_PODS", "160"))
 PER_NODE = 40
+SELECTED = 0, 2, 4, 6, 7
+"""Of eight pods of a node. Of the 160 that is 100: their slowest but one is the 99th percentile."""
 ADDRESSES = 48
 """Of a node, while this runs: a few more than its pods, so each is used again at once."""
 SHORTEST = 100
 """Bytes of an echo request's payload."""
 AIM_S, ALONE_S, BESIDE_S = 1.0, 2.0, 5.0
-"""From Running to the first copy, at the 99th percentile, of 80 pods their slowest: what is aimed at, and what is
-demanded where this runs alone, and beside others. Here one kernel, on which network namespaces and links are made and
-unmade one at a time, has the pods of two nodes, and all that other tests make: 0.7 to 1.7 s were seen alone."""
+"""From Running to the first copy, at the 99th percentile: what is aimed at, and what is demanded where this runs alone,
+and beside others. It has in it how long a pod sends nothing, because processors are others': 1.6 s were seen."""
+MISSED_ALONE_S, MISSED_BESIDE_S = 1.0, 2.0
+"""From Running to the last packet that is not copied, at the 99th percentile: what is demanded alone, and where the
+agent waits for a processor too. Here one kernel has the pods of two nodes, and all that other tests make."""
 ALONE = 0.5
 """An idle cluster of two nodes takes less of a machine's processors; more, before or after, and others are at work."""
 LABEL_S = 3.0
@@ -100,6 +105,13 @@ class One:
     def delay(self) -> float:
         """Of its first copy, since it is Running and has sent something."""
         return max(self.first - max(self.running, min(self.sent.values())), 0.0)
+
+    @property
+    def missed(self) -> float:
+        """Since it is Running, until the last request before its first copy that has none."""
+        copied = {echo.sequence for echo in self.copied if echo.request}
+        alone = [when for sequence, when in self.sent.items() if when < self.first and sequence not in copied]
+        return max(max(alone, default=0.0) - self.running, 0.0)
 
 
 @contextmanager
@@ -195,7 +207,7 @@ class Churn:
     def batch(self, numbers: range) -> None:
         """Creates pods on both nodes, flips labels when all run, deletes them, and reads what was captured."""
         nodes = self.cluster.nodes[:2]
-        made = [One(number, nodes[number % 2], selected=number // 2 % 2 == 0) for number in numbers]
+        made = [One(number, nodes[number % 2], selected=number // 2 % 8 in SELECTED) for number in numbers]
         self.ones |= {one.name: one for one in made}
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(self._create, made))
@@ -265,7 +277,8 @@ def reused(ones: Sequence[One]) -> int:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+    """By nearest rank."""
+    return sorted(values)[math.ceil(len(values) * share) - 1]
 
 
 @pytest.mark.timeout(900)
@@ -291,12 +304,13 @@ def test_pods_come_and_go(installed: Cluster, capsys: pytest.CaptureFixture[str]
                     churn.batch(range(start, min(start + 2 * PER_NODE, PODS)))
         took = time.monotonic() - began
         others = max(others, busy(1))
-        bound_s = ALONE_S if others < ALONE else BESIDE_S
+        bound_s, missed_s = (ALONE_S, MISSED_ALONE_S) if others < ALONE else (BESIDE_S, MISSED_BESIDE_S)
         ones = list(churn.ones.values())
         assert all(one.sent for one in ones), "a pod has sent nothing"
         delays = [one.delay for one in ones if one.selected]
         changes = [one.first - one.flip_answered for one in ones if not one.selected and one.flip_asked]
         p99 = percentile(delays, 0.99)
+        missed = [one.missed for one in ones if one.selected]
         memory = [
             f"{was:.0f} to {memory_mb(installed, node):.0f}" for was, node in zip(memory_before, nodes, strict=True)
         ]
@@ -305,11 +319,13 @@ def test_pods_come_and_go(installed: Cluster, capsys: pytest.CaptureFixture[str]
                 f"\n{len(ones)} pods in {took:.0f} s, {reused(ones)} addresses of selected pods used again by others; "
                 f"from Running to the first copy {statistics.median(delays):.2f} s (median), {p99:.2f} s (99th "
                 f"percentile; aim {AIM_S:.0f} s, bound {bound_s:.0f} s, as others take {others:.0%} of the machine), "
-                f"at most {max(delays):.2f} s; from a label "
+                f"at most {max(delays):.2f} s; to the last packet without one {percentile(missed, 0.99):.2f} s (99th "
+                f"percentile; bound {missed_s:.0f} s), at most {max(missed):.2f} s; from a label "
                 f"{statistics.median(changes):.2f} s, at most {max(changes):.2f} s; agents {' and '.join(memory)} MB"
             )
         for one in ones:
             assert_right(one)
         assert p99 < bound_s
+        assert percentile(missed, 0.99) < missed_s
         assert reused(ones) > len(ones) // 16
         installed.wait(lambda: [footprint(installed, node) for node in nodes] == before, 15, f"nothing left: {before}")
