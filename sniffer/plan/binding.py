@@ -14,7 +14,8 @@ needs more than the address:
 - A veth of the pod's stays the pod's while its other end lies where no runtime put it: a pod that may (CAP_NET_ADMIN)
   takes its device along into a namespace of its own making, and goes on talking through the same veth.
 - Several namespaces that could be the pod's: none is. Once only one of them is left, it must be the youngest: an older
-  one had the address before, and it is the pod's own that has gone.
+  one had the address before, and it is the pod's own that has gone. And it must have no address that is nobody's: it
+  may be of a pod that nobody has told of yet, which has put this one's on its device.
 """
 
 import ipaddress
@@ -135,7 +136,10 @@ def bind(
     if waiting and all(namespace.addresses is not None for namespace in free):
         choices = {uid: _choices(claims[uid], free, seen) for uid in waiting}
         rivals = {uid: keys | (claims[uid].rivals - owned.keys()) for uid, keys in choices.items()}
-        new = _bind_anew(waiting, choices, rivals)
+        claimed = frozenset(address for claim in claims.values() for address in claim.addresses)
+        untold = {namespace.key for namespace in free if not _is_told(namespace, claimed)}
+        own = {uid: keys - untold if rivals[uid] - keys else keys for uid, keys in choices.items()}
+        new = _bind_anew(waiting, own, rivals)
         claims |= {uid: replace(claims[uid], rivals=frozenset(rivals[uid])) for uid in waiting}
         claims |= {uid: replace(claims[uid], found=True) for uid in new}
         owned |= {key: Owner(uid, claims[uid].addresses) for uid, key in new.items()}
@@ -201,6 +205,11 @@ def _choices(claim: Claim, free: Iterable[Namespace], seen: Mapping[Key, int]) -
     return {namespace.key for namespace in addressed if seen[namespace.key] <= claim.look}
 
 
+def _is_told(namespace: Namespace, claimed: frozenset[str]) -> bool:
+    """Whether each address is some pod's, but for those of a link alone."""
+    return all(_is_link_local(address) for address in (namespace.addresses or frozenset()) - claimed)
+
+
 def _bind_anew(
     waiting: Mapping[str, Pod], choices: Mapping[str, set[Key]], rivals: Mapping[str, set[Key]]
 ) -> dict[str, Key]:
@@ -256,6 +265,10 @@ def _blind(pods: Sequence[Pod], links: Sequence[Link], former: Owners) -> Bindin
     current = _claims(pods, former.claims, former.looks)
     claims = {uid: claim for uid, claim in current.items() if former.claims.get(uid) is claim}
     return Bindings(bindings, replace(former, claims=claims, bindings=bindings), waits=True)
+
+
+def _is_link_local(address: str) -> bool:
+    return bool(_plain(address)) and ipaddress.ip_address(address).is_link_local
 
 
 @lru_cache(maxsize=4096)
