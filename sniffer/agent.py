@@ -23,16 +23,14 @@ import sniffer
 from sniffer.errors import MachineError, SnifferError
 from sniffer.hold import Hold
 from sniffer.kernel import programs, uname
-from sniffer.kernel.errand import Errand
 from sniffer.kernel.monitor import drain, monitor
 from sniffer.kernel.pins import Pins
-from sniffer.kernel.reader import Reading
 from sniffer.metrics import node as metrics
 from sniffer.metrics.server import Place, serve
-from sniffer.node import PROBE_S, Brought, Node
+from sniffer.node import PROBE_S, Node
 from sniffer.plan import names, ops
 from sniffer.plan.compile import Sources
-from sniffer.plan.diff import parted
+from sniffer.plan.diff import at_once
 from sniffer.plan.facts import Mechanism
 from sniffer.plan.report import clean_report, refused_report, report
 from sniffer.plan.state import Verdict
@@ -147,13 +145,6 @@ class Agent:
         """Plans in a row that had something to do, and did it."""
         self._reported_s = 0.0
         self._said: list[str] = []
-        self._errand = Errand[Brought](lambda: os.eventfd_write(self._news, 1))
-        self._told = False
-        """The source has told what is not answered yet."""
-        self._missed = False
-        """Something has happened since the look began that is under way."""
-        self._due_s = self._looked_s = self._began_s = 0.0
-        """When to look, or to answer, at the latest; when either was done last; when a look began."""
         self._hold = self._take()
         self._loop = metrics.Loop()
         if options.metrics:
@@ -204,52 +195,23 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             for source in (stop, events, self._news):
                 selector.register(source, selectors.EVENT_READ)
+            due_s, looked_s, news = 0.0, 0.0, False
             while True:
-                self._turn()
-                for key, _ in selector.select(max(min(self._source.poll_s, self._due_s - time.monotonic()), 0)):
+                self._turned_s = time.monotonic()
+                if self._source.poll():
+                    news, due_s = True, min(due_s, max(time.monotonic(), looked_s + PACE_S))
+                if time.monotonic() >= due_s:
+                    self._loop.late_s = time.monotonic() - due_s if looked_s else 0.0
+                    looked_s = time.monotonic()
+                    if news:
+                        self._answer()
+                    news, due_s = False, looked_s + self._reconcile()
+                    self._looked(looked_s)
+                for key, _ in selector.select(max(min(self._source.poll_s, due_s - time.monotonic()), 0)):
                     if key.fileobj is stop:
                         return self._leave()
                     if self._heard(key.fileobj, events):
-                        self._event()
-
-    def _turn(self) -> None:
-        """Does what is due."""
-        now_s = time.monotonic()
-        if self._source.poll():
-            self._told, self._due_s = True, min(self._due_s, max(now_s, self._looked_s + PACE_S))
-        if self._errand.under_way and not self._errand.ended:
-            if now_s >= self._due_s:
-                self._missed |= self._told
-                self._looked_s, self._due_s = now_s, now_s + self._resync_s
-                self._answer()
-            return
-        self._turned_s = now_s
-        if self._errand.under_way:
-            self._missed |= self._told
-            self._told = False  # the plan that follows knows of it
-            self._end(self._reconcile())
-        elif now_s >= self._due_s:
-            self._loop.late_s = now_s - self._due_s if self._looked_s else 0.0
-            self._began_s = self._looked_s = now_s
-            if self._told:
-                self._answer()
-            self._missed = False
-            self._end(self._reconcile())
-
-    def _end(self, wait_s: float | None) -> None:
-        """Of a look, or of its beginning."""
-        if wait_s is None:
-            self._due_s = self._began_s + self._resync_s
-            return
-        self._due_s = self._began_s + (min(wait_s, PACE_S) if self._missed else wait_s)
-        self._looked(self._began_s)
-
-    def _event(self) -> None:
-        """Something has happened on this node: look again, or once more if it was under a look."""
-        if self._errand.under_way:
-            self._missed = True
-        else:
-            self._due_s = min(self._due_s, max(time.monotonic() + SETTLE_S, self._looked_s + PACE_S))
+                        due_s = min(due_s, max(time.monotonic() + SETTLE_S, looked_s + PACE_S))
 
     def _leave(self) -> None:
         """Everything stays attached for the next agent; where there will be none, nothing does."""
@@ -262,7 +224,6 @@ class Agent:
     def _clean(self) -> bool:
         """Whether nothing of ours is left."""
         if self._hold:
-            self._errand.drop()  # it has programs and sockets of the node's
             try:
                 removed = self._hold.give_back()
             except (SnifferError, OSError) as error:
@@ -294,16 +255,15 @@ class Agent:
 
     def _answer(self) -> None:
         """Does what the cluster has told before all else: a look may wait for seconds where pods come and go."""
-        self._told = False
         sources, node = self._source.sources(), self._hold.node if self._hold else None
         if node and self._settled and sources.cluster and sources.complete and self._source.order() is None:
             try:
-                node.apply(node.answer(sources, self._name, self._source.fresh()))
+                node.apply(at_once(node.plan(sources, self._name, self._source.fresh(), quick=True), 0))
             except SnifferError as error:
                 log.debug("%s", error)  # the look that follows tells
 
-    def _reconcile(self) -> float | None:
-        """In how many seconds to look again at the latest; None: when the errand has ended that was begun."""
+    def _reconcile(self) -> float:
+        """In how many seconds to look again at the latest."""
         sources = self._source.sources()
         self._listed = self._listed or sources.complete
         order = self._source.order()
@@ -324,18 +284,14 @@ class Agent:
         self._source.report(clean_report(sniffer.__version__, order))
         return self._resync_s
 
-    def _mirror(self, node: Node, sources: Sources) -> float | None:
-        """Brings the kernel to what the resources say: once that is so, by a look that is an errand."""
+    def _mirror(self, node: Node, sources: Sources) -> float:
+        """Brings the kernel to what the resources say."""
         if sources.cluster is not None and not sources.complete:
             sources = Sources((), (), complete=False)  # what is there holds until everything has been listed once
-        if self._settled and not self._errand.under_way:
-            self._errand.start(node.errand(sources))
-            return None
         failures: list[str] = []
         fresh, broken = self._source.fresh(), False
         try:
-            failures, reading = self._brought(node)
-            failures += self._round(node, sources, fresh, reading)
+            failures = self._round(node, sources, fresh)
         except SnifferError as error:
             if isinstance(error, MachineError) and not self._settled:
                 raise  # at the start somebody is there to read it; later on it may pass
@@ -357,34 +313,21 @@ class Agent:
         wait_s = node.wait_s
         return self._resync_s if wait_s is None else min(self._resync_s, wait_s)
 
-    def _brought(self, node: Node) -> tuple[list[str], Reading | None]:
-        """By the errand that has ended, if one has: what it could not do, and what it read."""
-        if not self._errand.under_way:
-            return [], None
-        try:
-            brought = self._errand.take()
-        except BaseException:
-            node.welcome(None)
-            raise
-        return node.welcome(brought), brought.reading
-
-    def _round(self, node: Node, sources: Sources, fresh: bool, reading: Reading | None) -> list[str]:
+    def _round(self, node: Node, sources: Sources, fresh: bool) -> list[str]:
         """What could not be applied. Whether it came to be as planned is seen in the next round, with what is new by
         then; at once only before anything is in force, or while the plan is not whole.
         """
         failures: list[str] = []
         for _ in range(ROUNDS):
-            plan = node.plan(sources, self._name, fresh, reading)
-            reading = None
+            plan = node.plan(sources, self._name, fresh)
             self._again = bool(plan)
             if not plan or failures:
                 break
             log.debug("plan: %s", plan)
-            now, idle = parted(plan) if self._settled else (plan, ())
-            if len(now) + len(idle) < len(plan):
+            now = at_once(plan) if self._settled else plan
+            if len(now) < len(plan):
                 self._rounds = 0  # nothing fights us
             failures = node.apply(now)
-            node.leave(idle)
             if self._settled and not any(isinstance(op, ops.CreateRelay) for op in plan):
                 break
         return failures

@@ -3,51 +3,46 @@
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sniffer.abi.limits import PathWord
 from sniffer.abi.records import Hook
-from sniffer.errors import SnifferError
+from sniffer.errors import KernelError, SnifferError
 from sniffer.kernel import bpf, programs, tcx
 from sniffer.kernel.apply import Kernel
-from sniffer.kernel.attached import Attached
-from sniffer.kernel.netlink import Netlink
+from sniffer.kernel.attached import BUSY_S, QUIET_S, Attached
+from sniffer.kernel.netlink import Device, Netlink
 from sniffer.kernel.netns import Namespaces
-from sniffer.kernel.observe import hooks_of, observe
+from sniffer.kernel.observe import observe, relay_of
 from sniffer.kernel.pins import Maps, Pins
-from sniffer.kernel.reader import PROBE_S, Question, Reader, Reading
 from sniffer.kernel.refusals import Watch
+from sniffer.kernel.stamps import Stamps
 from sniffer.kernel.storms import Storms, flags_of
 from sniffer.model.identity import Identity
 from sniffer.plan import ops, rejecting
-from sniffer.plan.binding import Horizon, Owners, bind
+from sniffer.plan.binding import Key, Owners, bind
 from sniffer.plan.cluster import Binding
 from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_addresses, hold, hold_waiting
-from sniffer.plan.diff import diff, quick
-from sniffer.plan.facts import Facts, Link, Mechanism, PathState
+from sniffer.plan.diff import diff
+from sniffer.plan.facts import Facts, Link, Mechanism, PathState, Relay
 from sniffer.plan.ids import Assignment, contents
 from sniffer.plan.names import node_of
+from sniffer.plan.select import RELAY_LINKS
 from sniffer.plan.state import State, Verdict, Wanted
 
 log = logging.getLogger(__name__)
 
+PROBE_S = 1.0
+"""How often the kernel is asked again for a neighbour that does not answer."""
 BINDING_S = 0.2
 """How often a pod's network namespace is looked for at first."""
 BINDING_MAX_S = 5.0
 YOUNG_S = 60.0
 """A network namespace that has been nobody's for longer than that is not waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """What came of an errand."""
-
-    failures: Mapping[Hook, str]
-    """The hooks that could not be attached to, and why."""
-    reading: Reading
 
 
 class Node:
@@ -72,8 +67,8 @@ class Node:
         self._lease_ns = int(lease_s * 1e9)
         self._programs = {name: bpf.program_of(fd).id for name, fd in loaded.items()} or programs.pinned_ids(pins)
         self._kernel = Kernel(self._maps, pins, self.netlink, loaded) if self._maps and loaded else None
+        self._probed: dict[str, int] = {}
         self._namespaces = Namespaces(netns)
-        self._reader = Reader(pins, self._namespaces, self._mechanism, probes=self._kernel is not None)
         self._owners: Owners | None = None
         self._said: str | None = None
         self._last: tuple[Sources, object, Wanted] | None = None
@@ -84,15 +79,14 @@ class Node:
         self._links: tuple[Link, ...] = ()
         self._attached = Attached(self._programs)
         self._facts: Facts | None = None
-        self._horizon = Horizon()
-        """Of the links of the last look."""
-        self._in_hand: ops.Plan = ()
-        """What an errand is about to do."""
-        self._anew = True
-        """The next look has to find out everything."""
+        self._linked: frozenset[Key] = frozenset()
+        """The network namespaces that were there before the links were read last, and after."""
         self._unclaimed: tuple[int, ...] = ()
+        self._relay: tuple[int, tuple[Link, ...], Relay | None] | None = None
+        """When it was looked at, its links, and what was found."""
         self._storms = Storms()
         self._watch = Watch()
+        self._stamps = Stamps()
         self._waits_s = BINDING_S
         self._seen: Sources | None = None
 
@@ -100,78 +94,37 @@ class Node:
         if self._maps:
             self._maps.close()
         self.netlink.close()
-        self._reader.close()
 
-    def question(self, sources: Sources, *, look: int | None = None) -> Question:
-        """What a look is to find out. look: see Horizon; None: the last one at pods."""
-        owners = self._owners or Owners()
-        attached = self._attached.last()
-        anew = self._anew or (attached is None and self._mechanism == Mechanism.TCX)
-        self._anew = False
-        self._attached.begin()
-        return Question(
-            endpoint_addresses(sources.targets),
-            {*(hooks_of(self._maps) if self._maps else ()), *(attached or ())},
-            Horizon(frozenset(owners.seen), owners.looks if look is None else look),
-            everything=anew,
-        )
+    def facts(self, sources: Sources, renews: bool = True) -> Facts:
+        """A look at the node; asks the kernel to resolve the nexthops that are not.
 
-    def _read(self, sources: Sources) -> Reading:
-        """A look, here and now: the pods were read before."""
-        return self._reader.read(self.question(sources, look=(self._owners or Owners()).looks + 1))
-
-    def leave(self, idle: ops.Plan) -> None:
-        """These ops are the next errand's. Until `welcome` this node leaves their hooks alone."""
-        self._in_hand = idle
-
-    def errand(self, sources: Sources) -> Callable[[], Brought]:
-        """Work for another thread: what was left to it, then a look."""
-        idle, question, kernel, reader = self._in_hand, self.question(sources), self._kernel, self._reader
-
-        def run() -> Brought:
-            failures = kernel.apply(idle) if kernel else {}
-            return Brought(failures, reader.read(replace(question, everything=True) if failures else question))
-
-        return run
-
-    def welcome(self, brought: Brought | None) -> list[str]:
-        """By an errand; None: it failed. What could not be attached, in words."""
-        idle, self._in_hand = self._in_hand, ()
-        if brought is None:
-            self._forget()
-            return []
-        if brought.reading.attachments is None:  # else they were read after that
-            self._attached.applied(idle, ())
-        return list(brought.failures.values())
-
-    def _forget(self) -> None:
-        """What we made of the node is not what we know of it any more."""
-        self._attached.forget()
-        self._anew = True
-
-    def _facts_of(self, reading: Reading, sources: Sources, renews: bool) -> Facts:
-        """Of a look, and of what the kernel tells without its lock of links. Endpoints that are new since the look are
-        asked for here.
+        renews: whether leases are renewed.
         """
-        paths = {
-            address: reading.paths.get(address) or self.netlink.path_to(address).carried()
-            for address in endpoint_addresses(sources.targets)
-        }
+        devices = self.netlink.devices()
+        addresses = endpoint_addresses(sources.targets)
+        paths = {address: self.netlink.path_to(address, devices).carried() for address in addresses}
+        now_ns = bpf.monotonic_ns()
         self.wait_s = PROBE_S if any(path.state != PathState.REACHABLE for path in paths.values()) else None
-        self._horizon = reading.horizon
-        bindings = self._bindings(sources, reading.links)
+        for path in paths.values():
+            due = now_ns - self._probed.get(path.address, 0) > PROBE_S * 0.9e9
+            if self._kernel and path.state == PathState.UNREACHABLE and path.nexthop and due:
+                self._probed[path.address] = now_ns
+                # A table of neighbours that is full, a device that can have none, or is gone: others have to go on.
+                with suppress(KernelError):
+                    self.netlink.probe_neighbour(path.ifindex, path.nexthop)
+        links = tuple(link for link, _, _ in devices.values())
         return Facts(
-            now_ns=bpf.monotonic_ns(),
+            now_ns=now_ns,
             lease_ns=self._lease_ns,
-            links=reading.links,
+            links=links,
             paths=paths,
-            relay=reading.relay,
+            relay=self._relay_of(devices.values(), now_ns, quiet=links == self._links),
             mechanism=self._mechanism,
             programs=self._programs,
-            bindings=bindings,
+            bindings=self._bindings(sources, links),
             unclaimed=self._unclaimed,
             time=datetime.now(UTC),
-            stamps=reading.stamps,
+            stamps=self._stamps.of(links),
             renews=renews,
         )
 
@@ -182,23 +135,36 @@ class Node:
         former = self._facts
         if former is None or not former.paths.keys() >= set(endpoint_addresses(sources.targets)):
             return None
-        bindings = self._bindings(sources, former.links)
+        bindings = self._bindings(sources, former.links, self._linked)
         now_ns, now = bpf.monotonic_ns(), datetime.now(UTC)
         return replace(former, bindings=bindings, unclaimed=self._unclaimed, renews=renews, now_ns=now_ns, time=now)
 
-    def _bindings(self, sources: Sources, links: tuple[Link, ...]) -> Mapping[str, Binding]:
+    def _relay_of(self, devices: Iterable[Device], now_ns: int, *, quiet: bool) -> Relay | None:
+        """Its offloads are asked for once in a while only: see kernel/attached.py."""
+        ends = tuple(link for link, _, _ in devices if link.name in RELAY_LINKS)
+        good_ns = (QUIET_S if quiet else BUSY_S) * 1e9
+        if self._relay is None or self._relay[1] != ends or now_ns - self._relay[0] > good_ns:
+            self._relay = now_ns, ends, relay_of(self.netlink, self._pins, devices)
+        return self._relay[2]
+
+    def _bindings(
+        self, sources: Sources, links: tuple[Link, ...], linked: frozenset[Key] | None = None
+    ) -> Mapping[str, Binding]:
         """Where the pods' traffic passes. Namespaces that are nobody's are looked into only while some pod waits.
 
-        The order matters (see plan/binding.py): pods and links were read before, namespaces are read now.
+        The order matters (see plan/binding.py): pods were read before the links, and namespaces are read after them.
         """
         if sources.cluster is None or not sources.complete:
             return {}
+        before = self._owners.seen.keys() if self._owners else frozenset()
         look = functools.partial(self._namespaces.look, self.netlink)
-        found = bind(sources.cluster.pods, look(), links, self._owners, self._horizon)
+        found = bind(sources.cluster.pods, look(), links, self._owners, linked)
         if found.waits:
             owned = found.owners.by_namespace
-            found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners, self._horizon)
+            found = bind(sources.cluster.pods, look(fresh=True, owned=owned), links, self._owners, linked)
         self._owners = found.owners
+        if linked is None:
+            self._linked = frozenset(before & found.owners.seen.keys())
         youngest = time.time_ns() - int(YOUNG_S * 1e9)
         self._unclaimed = tuple(i for (_, born_ns), ours in found.unclaimed.items() if born_ns > youngest for i in ours)
         if found.waits:
@@ -212,26 +178,12 @@ class Node:
         self._said = self._namespaces.fault
         return found.bindings
 
-    def plan(self, sources: Sources, node_name: str, renews: bool = True, reading: Reading | None = None) -> ops.Plan:
-        """The next plan; () when the kernel is as it should be. reading: None: a look is taken first."""
-        reading = reading or self._read(sources)
-        if reading.attachments is not None:
-            self._attached.read(reading.attachments)
-        else:
-            self._attached.seen(reading.links)
-        return self._plan(sources, self._facts_of(reading, sources, renews), node_name)
-
-    def answer(self, sources: Sources, node_name: str, renews: bool) -> ops.Plan:
-        """What can be done before a look, though one may be under way: () where that is nothing."""
-        facts = self._facts_again(sources, renews)
-        if facts is None or (self._attached.last() is None and self._mechanism == Mechanism.TCX):
-            return ()
-        return quick(self._plan(sources, facts, node_name), self._in_hand)
-
-    def _plan(self, sources: Sources, facts: Facts, node_name: str) -> ops.Plan:
-        facts = replace(facts, node=str(node_of(node_name).get("node", "")))
+    def plan(self, sources: Sources, node_name: str, renews: bool = True, *, quick: bool = False) -> ops.Plan:
+        """The next plan; () when the kernel is as it should be. quick: nothing but the sources is new."""
+        again = self._facts_again(sources, renews) if quick else None
+        facts = replace(again or self.facts(sources, renews), node=str(node_of(node_name).get("node", "")))
         self._facts = facts
-        observed = self._observed(self._maps, facts) if self._maps else State()
+        observed = self._observed(self._maps, facts, again is not None) if self._maps else State()
         facts = replace(facts, flags=self._flags(observed, facts))
         wanted = self._refused(self._storms.told(self._compiled(sources, facts)), observed, facts, sources)
         if not sources.complete:
@@ -275,22 +227,22 @@ class Node:
             self.wait_s = wait_s if self.wait_s is None else min(wait_s, self.wait_s)
         return self._watch.told(wanted, facts, sources)
 
-    def _observed(self, maps: Maps, facts: Facts) -> State:
+    def _observed(self, maps: Maps, facts: Facts, quick: bool) -> State:
         """The kernel tells of a clsact filter that goes, so that is looked at every time."""
-        known = self._attached.last() if self._mechanism == Mechanism.TCX else None
+        known = self._attached.last() if quick else self._attached.known(facts.links, facts.now_ns)
         observed = observe(maps, self._pins, self.netlink, facts.relay, known)
         if known is None and self._mechanism == Mechanism.TCX:
-            self._attached.read(observed.attachments)
+            self._attached.read(observed.attachments, facts.links, facts.now_ns)
         return observed
 
     def apply(self, plan: ops.Plan) -> list[str]:
         """What could not be attached, in words; a preview applies nothing. Raises SnifferError."""
         if any(isinstance(op, ops.CreateRelay | ops.AttachRing) for op in plan):
-            self._anew = True
+            self._relay = None
         try:
             self._unattached = self._kernel.apply(plan) if self._kernel else {}
         except SnifferError:
-            self._forget()
+            self._attached.forget()
             raise
         self._attached.applied(plan, self._unattached)
         return list(self._unattached.values())

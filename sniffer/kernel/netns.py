@@ -50,13 +50,6 @@ class Namespaces:
         looked = (self._look_at(netlink, name, key, fresh and key not in owned) for key, name in entries)
         return tuple(namespace for namespace in looked if namespace)
 
-    def keys(self) -> frozenset[Key]:
-        """Who is there now, by name only; nobody where the directory cannot be read. From any thread."""
-        try:
-            return frozenset(key for key, _ in self._entries())
-        except OSError:
-            return frozenset()
-
     def _entries(self) -> Iterator[tuple[Key, str]]:
         """Namespaces of any kind, each once. Nothing is opened: what else lies there may hang whoever opens it."""
         own = os.stat(_OWN)  # noqa: PTH116

@@ -1,6 +1,5 @@
 """What the kernel holds of ours, as a State."""
 
-import errno
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,8 +28,6 @@ from sniffer.plan.facts import Mechanism, Relay
 from sniffer.plan.state import Attachment, State
 
 Record = TypeVar("Record")
-_WORD = struct.Struct("=Q")
-_MANY = 64
 
 
 def observe(
@@ -64,15 +61,10 @@ def observe(
         budgets={n: record for n, record in _records(maps, "budgets", BudgetRecord.unpack) if record.owner},
         labels=_words(maps, "labels"),
         names={NameKey.unpack(key): unpack_name(text) for key, text in maps.names.items()},
-        attachments=attachments_of(pins, netlink, candidates) if attachments is None else attachments,
+        attachments=_attachments(pins, netlink, candidates) if attachments is None else attachments,
         relay=pair,
         relay_word=bpf.load_word(maps.memory["relay"], 0),
     )
-
-
-def hooks_of(maps: Maps) -> frozenset[Hook]:
-    """Those that have a word."""
-    return frozenset(Hook.of_word(word)[0] for word in _words(maps, "hooks").values())
 
 
 def relay_alias(pins: Pins) -> str:
@@ -99,54 +91,37 @@ def relay_hooks(pair: Relay) -> tuple[Hook, ...]:
     return Hook(pair.sender, Direction.EGRESS), Hook(pair.receiver, Direction.INGRESS)
 
 
-def attachments_of(pins: Pins, netlink: Netlink, hooks: Iterable[Hook]) -> dict[Hook, Attachment]:
-    """All of our TCX links, and our filters on these hooks.
-
-    Three system calls for each link, and a dump of qdiscs, all of which wait for the kernel's one lock of links.
-    """
-    return dict((*_filters_attached(netlink, hooks), *_links(pins)))
-
-
 def _records(maps: Maps, name: str, unpack: Callable[[bytes], Record]) -> Iterator[tuple[int, Record]]:
     """The elements that are not all zero."""
-    stride, size = maps.stride[name], maps.size[name]
-    for number, element in _elements(maps.memory[name][:], stride):
-        yield number, unpack(element[:size])
+    stride, size, blob = maps.stride[name], maps.size[name], maps.memory[name][:]
+    empty = bytes(size)
+    for number in range(len(blob) // stride):
+        record = blob[number * stride : number * stride + size]
+        if record != empty:
+            yield number, unpack(record)
 
 
 def _filters(maps: Maps) -> Iterator[tuple[int, Program]]:
     """A filter in use begins with an instruction that is not zero."""
     stride, memory = maps.stride["filters"], maps.memory["filters"]
-    for number, begins in enumerate(zip(memory[::stride], memory[1::stride], strict=True)):
-        if any(begins):
+    for number in range(len(memory) // stride):
+        if memory[number * stride] or memory[number * stride + 1]:
             yield number, unpack_program(maps.record("filters", number))
 
 
 def _words(maps: Maps, name: str) -> dict[int, int]:
-    elements = _elements(maps.memory[name][:], _WORD.size)
-    return {number: word for number, element in elements for (word,) in [_WORD.unpack(element)]}
+    memory = maps.memory[name]
+    return {number: word for number, (word,) in enumerate(struct.iter_unpack("=Q", memory[:])) if word}
 
 
-def _elements(blob: bytes, stride: int) -> Iterator[tuple[int, bytes]]:
-    """Those that are not all zero, by number. Most are: they are passed over many at a time."""
-    zeros, many = bytes(stride * _MANY), stride * _MANY
-    for start in range(0, len(blob), many):
-        part = blob[start : start + many]
-        if part != zeros[: len(part)]:
-            for place in range(0, len(part), stride):
-                element = part[place : place + stride]
-                if element != zeros[:stride]:
-                    yield (start + place) // stride, element
+def _attachments(pins: Pins, netlink: Netlink, hooks: Iterable[Hook]) -> dict[Hook, Attachment]:
+    """Three system calls for each TCX link, and a dump of qdiscs that waits for the kernel's one lock of links."""
+    return dict((*_filters_attached(netlink, hooks), *_links(pins)))
 
 
 def _links(pins: Pins) -> Iterator[tuple[Hook, Attachment]]:
     for hook in pins.linked():
-        try:
-            fd = bpf.get_pinned(pins.link(hook))
-        except KernelError as error:
-            if error.errno == errno.ENOENT:  # removed since they were listed
-                continue
-            raise
+        fd = bpf.get_pinned(pins.link(hook))
         try:
             link = tcx.link_of(fd)
         finally:

@@ -4,10 +4,10 @@ A pod is found by its address, and an address lies: it is used again while its l
 API server tells of the holder's end late, and a pod may put a neighbour's address on its own device. So a binding
 needs more than the address:
 
-- The pods must have been read before the namespaces. Then whoever is said to have an address has its namespace among
-  those looked at, if that lives.
-- Links mean the namespaces that were seen before they were read and are there still: a veth leads where it leads for
-  as long as it lives, but an nsid is used again. Of namespaces that came later they tell nothing (see `Horizon`).
+- The pods must have been read before the links, and the links before the namespaces. Then whoever is said to have an
+  address has its namespace among those looked at, if that lives, and an nsid means the namespace it is said to mean.
+  Links of a former look still mean the namespaces that were seen before and after they were read: a veth leads where it
+  leads for as long as it lives.
 - A namespace has one owner for as long as it lives. What its addresses become does not matter any more.
 - A pod has its namespace before its address is known: one that turned up after the pod was first said to have that
   address is not the pod's. A pod whose namespace has gone waits to be told of anew: unready, or with other addresses.
@@ -19,7 +19,7 @@ needs more than the address:
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -85,16 +85,6 @@ class Owners:
 
 
 @dataclass(frozen=True, slots=True)
-class Horizon:
-    """What was known when links began to be read."""
-
-    namespaces: frozenset[Key] = frozenset()
-    """Seen before that."""
-    look: int = 0
-    """The last look at pods before that."""
-
-
-@dataclass(frozen=True, slots=True)
 class Bindings:
     """The outcome of one look."""
 
@@ -112,21 +102,21 @@ def bind(
     namespaces: Sequence[Namespace] | None,
     links: Sequence[Link],
     former: Owners | None = None,
-    horizon: Horizon | None = None,
+    linked: Container[Key] | None = None,
 ) -> Bindings:
     """Binds each pod to its namespace and to all host veths whose other end lies there.
 
     namespaces: None where they could not be looked at: whoever is bound keeps the veths that are still there. While one
     that is nobody's has no addresses, nobody is bound anew.
     former: what the last look handed on.
-    horizon: how far the links tell; None: of all that is here.
+    linked: the links are those of a former look, and these namespaces were there before and after they were read; of
+    others nothing is known yet. None: they were just read.
     Reasons for no interfaces: see cluster.REASONS.
     """
     former = former or Owners()
     if namespaces is None:
         return _blind(pods, links, former)
     looks = former.looks + 1
-    horizon = horizon or Horizon(frozenset(namespace.key for namespace in namespaces), looks)
     seen = {namespace.key: former.seen.get(namespace.key, looks) for namespace in namespaces}
     owned = {key: owner for key, owner in former.by_namespace.items() if key in seen}
     claims = _claims(pods, former.claims, looks)
@@ -155,11 +145,9 @@ def bind(
             namespace = by_key[bound[pod.uid]]
             last = former.bindings.get(pod.uid)
             kept = astray.intersection(last.interfaces) if last and last.inode == namespace.inode else frozenset()
-            told = namespace.key in horizon.namespaces
-            interfaces = tuple(sorted({*(veths.get(namespace.nsid, ()) if told else ()), *kept}))
-            # Whoever has addresses has its device.
-            told = told and (pod.uid not in claims or claims[pod.uid].look <= horizon.look)
-            missing = "NoHostVeth" if told else "NotYet"
+            there = veths.get(namespace.nsid, ()) if linked is None or namespace.key in linked else ()
+            interfaces = tuple(sorted({*there, *kept}))
+            missing = "NoHostVeth" if linked is None else "NotYet"
             bindings[pod.uid] = Binding(interfaces, None if interfaces else missing, namespace.inode)
         else:
             several = pod.uid in claims and len(claims[pod.uid].rivals & seen.keys()) > 1
@@ -167,7 +155,7 @@ def bind(
     unclaimed = {
         namespace.key: veths[namespace.nsid]
         for namespace in free
-        if namespace.key not in owned and namespace.nsid in veths and namespace.key in horizon.namespaces
+        if namespace.key not in owned and namespace.nsid in veths and (linked is None or namespace.key in linked)
     }
     owners = Owners(looks, seen, claims, owned, bindings)
     return Bindings(bindings, owners, any(uid not in bound for uid in waiting), unclaimed)

@@ -5,9 +5,8 @@ clearing, and another behind the clearing of tunnels: a plan cut off anywhere le
 frame is decided by one version or the other.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import takewhile
 
 from sniffer.abi.limits import Direction, Guard, NameKind
 from sniffer.abi.records import Hook
@@ -15,7 +14,7 @@ from sniffer.plan import ops
 from sniffer.plan.facts import Mechanism, Relay
 from sniffer.plan.state import State
 
-IDLE_AT_ONCE = 2
+SLOW_AT_ONCE = 2
 """The kernel takes some 15 ms for each where nobody else changes links, and far longer where pods come and go."""
 
 
@@ -43,46 +42,19 @@ def removal(observed: State) -> ops.Plan:
     return (*hooks, *_cleared(observed, desired))
 
 
-def parted(plan: ops.Plan) -> tuple[ops.Plan, ops.Plan]:
-    """What is to be done, and what can wait: programs where nothing is copied, a few of them. They take long, and
-    nothing else of the plan depends on them; what is left of them is planned again.
+def at_once(plan: ops.Plan, most: int = SLOW_AT_ONCE) -> ops.Plan:
+    """As much of it as one look does, so that nobody who is to be mirrored waits behind the others for long; what is
+    left is planned again.
     """
-    idle = [op for op in plan if is_idle(op)]
-    slow = [place for place, op in enumerate(idle) if not (isinstance(op, ops.Detach) and op.gone)]
-    most = slow[IDLE_AT_ONCE] if len(slow) > IDLE_AT_ONCE else len(idle)
-    return tuple(op for op in plan if not is_idle(op)), tuple(idle[:most])
+    slow = [place for place, op in enumerate(plan) if _is_slow(op)]
+    return plan[: slow[most]] if len(slow) > most else plan
 
 
-def quick(plan: ops.Plan, in_hand: Collection[ops.Op] = ()) -> ops.Plan:
-    """Of a plan that was made without a look, what may be done before one: what is mirrored, and what is no more. What
-    is said of it, and what is cleared away behind it, waits for the look; so does all of it where the relay is missing.
-
-    in_hand: idle ops that somebody is at. A hook that is being attached to gets its word and no second program, one
-    that is being detached from nothing at all.
-    """
-    if any(isinstance(op, ops.CreateRelay | ops.AttachRing) for op in plan):
-        return ()
-    coming = {op.hook for op in in_hand if isinstance(op, ops.Attach)}
-    going = {op.hook for op in in_hand if isinstance(op, ops.Detach)}
-    now = takewhile(lambda op: not (is_idle(op) or isinstance(op, ops.Grace) or _is_verdict(op)), plan)
-    return tuple(
-        op
-        for op in now
-        if not (isinstance(op, ops.Attach) and op.hook in coming | going)
-        and not (isinstance(op, ops.SetHook) and op.hook in going)
-    )
-
-
-def is_idle(op: ops.Op) -> bool:
-    """Whether it is about a program where nothing is copied yet, or any more."""
+def _is_slow(op: ops.Op) -> bool:
     match op:
-        case ops.Attach(mechanism=Mechanism.TCX, ahead=True) | ops.Detach(mechanism=Mechanism.TCX, replaced=False):
+        case ops.Attach(ahead=True) | ops.Detach(mechanism=Mechanism.TCX, gone=False):
             return True
     return False
-
-
-def _is_verdict(op: ops.Op) -> bool:
-    return isinstance(op, ops.PutName) and op.key.kind == NameKind.VERDICT
 
 
 def _relay(observed: State, desired: State, programs: Mapping[int, str]) -> Iterator[ops.Op]:
@@ -182,7 +154,7 @@ def _attach(observed: State, desired: State, hook: Hook, programs: Mapping[int, 
     if found == wanted:
         return
     if found is not None and found.mechanism != wanted.mechanism:
-        yield ops.Detach(hook, found.mechanism, replaced=True)
+        yield ops.Detach(hook, found.mechanism)
     yield ops.Attach(hook, wanted.mechanism, programs[wanted.program])
 
 

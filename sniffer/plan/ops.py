@@ -146,8 +146,6 @@ class Detach:
     mechanism: Mechanism
     gone: bool = False
     """Its interface is: only the pin is left."""
-    replaced: bool = False
-    """A program takes its place that is attached in another way."""
 
 
 @dataclass(frozen=True, slots=True)

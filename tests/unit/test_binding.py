@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sniffer.plan.binding import Bindings, Horizon, Namespace, Owners, bind
+from sniffer.plan.binding import Bindings, Key, Namespace, Owners, bind
 from sniffer.plan.cluster import Binding, Pod
 from sniffer.plan.facts import Link
 
@@ -43,32 +44,18 @@ class Agent:
         self.owners: Owners | None = None
         self.last: Bindings | None = None
         self.links: Sequence[Link] = ()
-        self.horizon = Horizon()
-        self.reading = self.links, self.horizon
-
-    @property
-    def looks(self) -> int:
-        return self.owners.looks if self.owners else 0
-
-    def read(self, namespaces: Sequence[Namespace], links: Sequence[Link]) -> None:
-        """Reads the links, for later."""
-        self.reading = links, Horizon(frozenset(one.key for one in namespaces), self.looks)
-
-    def take(self) -> None:
-        """What was read is known from now on."""
-        self.links, self.horizon = self.reading
+        self.linked: set[Key] = set()
 
     def look(self, pods: Sequence[Pod], namespaces: Sequence[Namespace] | None, links: Sequence[Link]) -> Any:
-        """All of it at one moment."""
-        self.links = links
-        self.horizon = Horizon(frozenset(one.key for one in namespaces or ()), self.looks + 1)
+        before = set(self.owners.seen) if self.owners else set()
         self.last = bind(pods, namespaces, links, self.owners)
         self.owners = self.last.owners
+        self.links, self.linked = links, before & set(self.owners.seen)
         return self.last.bindings
 
     def glance(self, pods: Sequence[Pod], namespaces: Sequence[Namespace]) -> Any:
-        """With the links that are known."""
-        self.last = bind(pods, namespaces, self.links, self.owners, self.horizon)
+        """With the links of the last look."""
+        self.last = bind(pods, namespaces, self.links, self.owners, self.linked)
         self.owners = self.last.owners
         return self.last.bindings
 
@@ -239,31 +226,10 @@ def test_a_neighbours_address_on_a_pods_own_device_takes_nothing(agent: Agent) -
     assert Agent().look(pods, [namespace(2, A, B)], links) == {"victim": NOT_YET, "hostile": NOT_YET}
 
 
-def test_a_glance_finds_a_pod_by_links_that_were_read_before(agent: Agent) -> None:
-    agent.look([pod("a")], [namespace(1, A)], [veth(7, 1)])
-    assert agent.glance([pod("a", A)], [namespace(1, A)]) == {"a": bound(7, 1)}
-
-
-def test_links_tell_nothing_of_what_came_while_they_were_read(agent: Agent) -> None:
-    """The nsid is that of a namespace that had gone by then: its veth is nobody's, and the pod's is not known yet."""
-    agent.read([namespace(1, A)], [veth(7, 1)])
-    agent.look([], [namespace(1, A)], [veth(7, 1)])
-    agent.take()
-    assert agent.glance([pod("b", B)], [namespace(2, B, nsid=1)]) == {"b": Binding((), "NotYet", 4026532002)}
-    agent.read([namespace(2, B, nsid=1)], [veth(8, 1)])
-    assert agent.glance([pod("b", B)], [namespace(2, B, nsid=1)]) == {"b": Binding((), "NotYet", 4026532002)}
-    agent.take()
-    assert agent.glance([pod("b", B)], [namespace(2, B, nsid=1)]) == {"b": bound(8, 2)}
-
-
-def test_a_device_that_is_not_among_the_links_may_have_come_since(agent: Agent) -> None:
-    """Only of a pod that had addresses before they were read is it known that there will be none."""
-    agent.read([namespace(1)], [])
-    agent.take()
-    for reason in ("NotYet", "NotYet", "NoHostVeth"):
-        assert agent.glance([pod("a", A)], [namespace(1, A)]) == {"a": Binding((), reason, 4026532001)}
-        agent.take()
-        agent.read([namespace(1, A)], [])
+def test_a_glance_finds_a_pod_by_links_of_the_last_look(agent: Agent) -> None:
+    for found in ({"a": Binding((), "NotYet", 4026532001)}, {"a": bound(7, 1)}):
+        agent.look([pod("a")], [namespace(1, A)], [veth(7, 1)])
+        assert Agent.glance(copy(agent), [pod("a", A)], [namespace(1, A)]) == found
 
 
 def test_a_glance_knows_no_links_of_what_came_since(agent: Agent) -> None:
@@ -441,15 +407,6 @@ class Runtime:
         for uid, binding in found.items():
             assert {whose.get(index, uid) for index in binding.interfaces} <= {uid}, found
 
-    def read(self) -> None:
-        """Links, which are put to use some time later, as if that read had taken so long."""
-        namespaces = [namespace(box.number, *box.addresses, born=box.born) for box in self.sandboxes]
-        self.agent.read(namespaces, [veth(b.veth, b.number) for b in self.sandboxes])
-
-    def take(self) -> None:
-        self.agent.take()
-        self.glance()
-
     def settle(self) -> None:
         """Once all is told and gone that is going, each living pod is bound to what is its own; who lies may not be."""
         while self.news:
@@ -475,7 +432,6 @@ STEPS = st.one_of(
     st.tuples(st.just("lie"), PODS, st.sampled_from([A, B])),
     st.tuples(st.just("tell"), st.sampled_from([1, 1, 2])),
     st.tuples(st.sampled_from(["clear", "restart"])),
-    st.tuples(st.sampled_from(["read", "take"])),
 )
 UNTOLD = [("create",), ("start", 0), ("arrive",), ("tell", 1), ("lie", 0, A), ("tell", 1), ("stop", 1, False)]
 """Who lies is not told of yet when the neighbour goes."""
