@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import sniffer
 from sniffer.errors import MachineError, SnifferError
 from sniffer.hold import Hold
-from sniffer.kernel import programs, uname
+from sniffer.kernel import uname
 from sniffer.kernel.monitor import drain, monitor
 from sniffer.kernel.pins import Pins
 from sniffer.metrics import node as metrics
@@ -166,6 +166,7 @@ class Agent:
 
     def _take(self) -> Hold:
         options = self._options
+        self._taken_s = time.monotonic()
         return Hold(self._pins, options.mechanism, options.lease_s, options.netns)
 
     def _not_live(self) -> str | None:
@@ -288,6 +289,8 @@ class Agent:
         """Brings the kernel to what the resources say."""
         if sources.cluster is not None and not sources.complete:
             sources = Sources((), (), complete=False)  # what is there holds until everything has been listed once
+        if not self._settled and self._is_early(node, sources):
+            return PACE_S
         failures: list[str] = []
         fresh, broken = self._source.fresh(), False
         try:
@@ -304,7 +307,7 @@ class Agent:
         if not self._settled and not broken:
             self._settled = True
             gc.freeze()  # what thousands of resources became is there to stay: no collection need walk it
-            programs.drop_others(self._pins)
+            self._succeed()
             log.info("ready")
         if failures:
             return PROBE_S
@@ -312,6 +315,22 @@ class Agent:
             return PACE_S if node.wait_s is None else SETTLE_S
         wait_s = node.wait_s
         return self._resync_s if wait_s is None else min(self._resync_s, wait_s)
+
+    def _is_early(self, node: Node, sources: Sources) -> bool:
+        """Whether what an agent of another ABI left mirrors more than we could yet: until its leases end, at most."""
+        if not (self._hold and self._hold.succeeds()) or time.monotonic() - self._taken_s > self._options.lease_s:
+            return False
+        if not sources.complete:
+            return True
+        with suppress(SnifferError):  # the look that follows tells
+            node.plan(sources, self._name, self._source.fresh())
+        return node.waits()
+
+    def _succeed(self) -> None:
+        """Ends what is left of former agents."""
+        removed = self._hold.settle() if self._hold else []
+        if removed:
+            log.info("took over from another ABI; removed: %s", ", ".join(removed))
 
     def _round(self, node: Node, sources: Sources, fresh: bool) -> list[str]:
         """What could not be applied. Whether it came to be as planned is seen in the next round, with what is new by

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from sniffer.errors import SnifferError
-from sniffer.kernel import programs
-from sniffer.kernel.clean import clear, drop_orphans
+from sniffer.kernel import bpf, programs
+from sniffer.kernel.clean import clear, drop_former, drop_orphans
 from sniffer.kernel.netlink import Netlink
 from sniffer.kernel.observe import relay_of
 from sniffer.kernel.pins import Lock, Pins
@@ -24,7 +24,7 @@ class Hold:
         pins.create()
         self._lock = Lock(pins)
         try:
-            if not pins.exists():
+            if not (pins.exists() or pins.former()):
                 drop_orphans(pins)
             self._programs = programs.load(pins)
             self.node: Node | None = Node(pins, mechanism, lease_s, self._programs, netns)
@@ -36,6 +36,16 @@ class Hold:
     def is_whole(self) -> bool:
         """Whether what we hold is what others find: somebody may have removed the pins, or mounted over them."""
         return self._lock.holds(self._pins)
+
+    def succeeds(self) -> bool:
+        """Whether an agent of another ABI has left what may still be at work here."""
+        return bool(self._pins.former())
+
+    def settle(self) -> list[str]:
+        """Ends what former agents left, now that ours is attached; what that was, in words."""
+        programs.drop_others(self._pins)
+        ours = {bpf.program_of(fd).id for fd in self._programs.values()}
+        return drop_former(self._pins, ours)
 
     def give_back(self) -> list[str]:
         """Removes everything that is ours from the node; what that was, in words. After an error, call it again."""

@@ -197,7 +197,9 @@ class Node:
         # For these there was no room: no hook of theirs is there that status could miss.
         wanted = self._told(wanted, {hook for hook in self._unattached if hook not in observed.hooks})
         desired = self._desired(wanted, observed, facts, node_name)
-        return diff(observed, desired, {number: name for name, number in self._programs.items()})
+        # A clsact filter is found again by its hook, which is written first.
+        beside = self._mechanism == Mechanism.TCX and not observed.relay_word and bool(self._pins.former())
+        return diff(observed, desired, {number: name for name, number in self._programs.items()}, beside=beside)
 
     def _told(self, wanted: Wanted, unattached: Collection[Hook]) -> Wanted:
         """With the verdicts on those whose hooks these are."""
@@ -252,6 +254,10 @@ class Node:
         names = {link.index: link.name for link in self._links}
         missing = {names.get(hook.ifindex, ""): words for hook, words in self._unattached.items()}
         return tuple(_not_attached(verdict, missing) for verdict in self._verdicts)
+
+    def waits(self) -> bool:
+        """Whether the last plan is without something that waits for something of ours."""
+        return any(verdict.reason in WAITING for verdict in self._verdicts)
 
     def _compiled(self, sources: Sources, facts: Facts) -> Wanted:
         """The same sources on the same node mean the same, until some mirror ends."""

@@ -198,7 +198,6 @@ UNTESTED: Mapping[str, str] = {
     "D11": "interfaces go by their name in the kernel, of which there is one",
     "D19": "no such device here: README, what it does not do",
     "D20": "nothing of ours enters a pod's namespace (E12)",
-    "E5": "each version has a directory of its own below the pin root: sniffer/kernel/pins.py",
     "E10": "leases are words of CLOCK_MONOTONIC, which nobody sets",
     "E14": "the limit is the container's: docs/values.md, agent.resources",
     "F18": "durations count from what the API server wrote; expireTime is read by each node's clock",

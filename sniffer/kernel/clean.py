@@ -1,8 +1,11 @@
 """Taking everything of ours off a node, whatever state it is in."""
 
+import shutil
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from sniffer.abi.limits import Direction
 from sniffer.errors import MachineError
 from sniffer.kernel import clsact, relay, unmanaged, watchdog
 from sniffer.kernel.apply import Kernel
@@ -50,6 +53,20 @@ def _hooks(pins: Pins) -> list[str]:
         netlink.close()
 
 
+def drop_former(pins: Pins, ours: Collection[int]) -> list[str]:
+    """Detaches and unpins what agents of other ABIs left: their links end with the pins, filters are told by programs
+    that are not `ours` (ids). What was removed, in words.
+    """
+    homes = pins.former()
+    if not homes:
+        return []
+    for home in homes:
+        shutil.rmtree(home)
+    with Netlink() as netlink:
+        found = [hook for hook in clsact.marked(netlink, ours) if clsact.delete(netlink, *hook)]
+    return [*(f"pins at {home}" for home in homes), *_orphans(found)]
+
+
 def drop_orphans(pins: Pins) -> list[str]:
     """Removes the filters with our mark that no map leads to any more: pins were lost; and those of live captures whose
     process is dead. What was removed, in words.
@@ -61,7 +78,11 @@ def drop_orphans(pins: Pins) -> list[str]:
         except MachineError:
             return dead  # another sniffer is here, and they may be its own
         found = [hook for hook in clsact.marked(netlink) if clsact.delete(netlink, *hook)]
-    return [*dead, *(f"orphan on ifindex {ifindex} {direction.name.lower()}" for ifindex, direction in found)]
+    return [*dead, *_orphans(found)]
+
+
+def _orphans(found: Iterable[tuple[int, Direction]]) -> list[str]:
+    return [f"orphan on ifindex {ifindex} {direction.name.lower()}" for ifindex, direction in found]
 
 
 def _relay(pins: Pins) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,12 +147,12 @@ def captures(netlink: "Netlink") -> Iterator[tuple[int, Direction, int]]:
                     yield ifindex, direction, one.handle
 
 
-def marked(netlink: "Netlink") -> Iterator[tuple[int, Direction]]:
-    """Every (ifindex, direction) of the node with a filter that carries our mark."""
+def marked(netlink: "Netlink", but: Collection[int] = ()) -> Iterator[tuple[int, Direction]]:
+    """Every (ifindex, direction) of the node with a filter that carries our mark; `but` those of these programs."""
     qdiscs = netlink.ingress_qdiscs()
     for ifindex, direction in ((ifindex, direction) for ifindex in qdiscs for direction in Direction):
         with contextlib.suppress(KernelError):  # the interface is gone
-            if any(one.ours for one in filters(netlink, ifindex, direction, qdiscs)):
+            if any(one.ours and one.prog_id not in but for one in filters(netlink, ifindex, direction, qdiscs)):
                 yield ifindex, direction
 
 

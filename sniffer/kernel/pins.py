@@ -64,6 +64,10 @@ class Pins:
         """Whether an agent of this ABI was here."""
         return all((self.maps / name).exists() for name in (*ARRAYS, *TABLES))
 
+    def former(self) -> list[Path]:
+        """The directories of agents of other ABIs, whose maps no program of ours can read."""
+        return sorted(home for home in self.root.glob("abi-*") if home != self.maps)
+
     def link(self, hook: Hook) -> Path:
         """Where the TCX link of a hook is pinned."""
         return self.links / f"{hook.ifindex}-{hook.direction.name.lower()}"

@@ -18,14 +18,38 @@ SLOW_AT_ONCE = 2
 """The kernel takes some 15 ms for each where nobody else changes links, and far longer where pods come and go."""
 
 
-def diff(observed: State, desired: State, programs: Mapping[int, str]) -> ops.Plan:
-    """The steps from one to the other; () when there are none. programs: names by id."""
+def diff(observed: State, desired: State, programs: Mapping[int, str], *, beside: bool = False) -> ops.Plan:
+    """The steps from one to the other; () when there are none. programs: names by id.
+
+    beside: an agent of another ABI has left its programs at work, on the hooks and in the relay, which carries the
+    copies of one of us alone. Ours do on every hook what they are to do, and lose what they clone, until the relay is
+    taken by one step: the kernel takes milliseconds to return from each.
+    """
     if desired.relay is None:
         return (ops.CreateRelay(),)
+    begun: tuple[ops.Op, ...] = ()
+    if beside and not observed.relay_word:
+        there = {hook: desired.attachments[hook] for hook in desired.hooks}
+        begun = (
+            *_written(observed, desired),
+            *(op for hook in there for op in _attach(observed, desired, hook, programs)),
+            ops.SetRelay(desired.relay_word),
+            *_hooks(replace(observed, attachments={**observed.attachments, **there}), desired, programs),
+        )
+        observed = replace(
+            observed,
+            attachments={**observed.attachments, **there},
+            relay_word=desired.relay_word,
+            hooks=desired.hooks,
+            guards=desired.guards,
+            stamps=desired.stamps,
+            outers=observed.outers | desired.outers,
+        )
     return (
+        *begun,
         *_relay(observed, desired, programs),
         *_words(observed, desired),
-        *_written(observed, desired),
+        *(() if begun else _written(observed, desired)),
         *_hooks(observed, desired, programs),
         *_verdicts(observed, desired),
         # Nothing is copied there yet, or any more, and it takes long: who waits to be mirrored goes first.

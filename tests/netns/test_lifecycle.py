@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sniffer.abi.limits import ABI
 from sniffer.kernel.pins import Lock, Pins
 from tests.agent import Agent, mirror, sniffer, target
 from tests.inventory import ROOT, assert_gone, attached, pinned, programs
@@ -132,6 +133,31 @@ def test_an_upgrade_replaces_the_programs_without_gap_or_duplicate(
         path: row for path, row in before.items() if row[0] != "prog"
     }
     assert_gone({path: row for path, row in before.items() if row[0] == "prog"})
+
+
+def test_an_upgrade_to_another_abi_leaves_no_program_of_the_former(bed: Node, agent: Agent) -> None:
+    """E5, E9: its maps are of no use, its programs are replaced: no copy comes twice, none is lost with TCX links."""
+    before = pinned()
+    with Capture("eth0", bed.analyzer) as copies, Capture("eth0", bed.peer) as production:
+        with Background(dst=bed.peer_address, port=9, size=64, count=12_000, rate=3000) as load:
+            copies.wait(500)
+            agent.kill()
+            (agent.pin_root / f"abi-{ABI}").rename(agent.pin_root / f"abi-{ABI + 1}")
+            agent.start()
+            agent.programmed()
+            sent = load.finish().packets
+        copies.settle()
+        production.settle()
+    assert_each_once(numbers(datagrams(production.frames)), sent, "production")
+    got = numbers(datagrams(copies.frames, VXLAN))
+    if "tcx" in agent.arguments:
+        assert_each_once(got, sent, "copies")
+    lost = set(range(sent)) - set(got)
+    assert got == sorted(set(got)), "twice, or out of order"
+    assert len(lost) < 300, f"a filter is replaced in milliseconds: {len(lost)} copies are missing"
+    assert [home.name for home in agent.pin_root.iterdir()] == [f"abi-{ABI}"]
+    assert [place[:2] for place in attached()].count(("pod0", "ingress")) == 1
+    assert_gone(before)
 
 
 def test_sigterm_ends_it_within_a_second_and_leaves_everything(bed: Node, agent: Agent) -> None:
