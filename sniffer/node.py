@@ -23,7 +23,7 @@ from sniffer.kernel.refusals import Watch
 from sniffer.kernel.stamps import Stamps
 from sniffer.kernel.storms import Storms, flags_of
 from sniffer.model.identity import Identity
-from sniffer.plan import ops, rejecting
+from sniffer.plan import ops, rejecting, trail
 from sniffer.plan.binding import Key, Owners, bind
 from sniffer.plan.cluster import Binding
 from sniffer.plan.compile import WAITING, Sources, compile_sources, endpoint_addresses, hold, hold_waiting
@@ -87,6 +87,13 @@ class Node:
         self._storms = Storms()
         self._watch = Watch()
         self._stamps = Stamps()
+        self._places: trail.Places = {}
+        """Where the last plan mirrors."""
+        self._entered: trail.Places | None = None
+        """Where the log says that we do; None: it says nothing yet."""
+        self._called: Mapping[int, str] = {}
+        self._whole: object = None
+        """What was wished when the kernel was last as it should be."""
         self._waits_s = BINDING_S
         self._seen: Sources | None = None
 
@@ -197,9 +204,26 @@ class Node:
         # For these there was no room: no hook of theirs is there that status could miss.
         wanted = self._told(wanted, {hook for hook in self._unattached if hook not in observed.hooks})
         desired = self._desired(wanted, observed, facts, node_name)
+        if self._kernel:
+            self._places = trail.places(replace(wanted, verdicts=self._verdicts))
+            self._called = {**self._called, **trail.names(facts, sources.cluster)}
+            if self._entered is None:
+                self._entered = trail.left(observed, self._places)
         # A clsact filter is found again by its hook, which is written first.
         beside = self._mechanism == Mechanism.TCX and not observed.relay_word and bool(self._pins.former())
-        return diff(observed, desired, {number: name for name, number in self._programs.items()}, beside=beside)
+        plan = diff(observed, desired, {number: name for name, number in self._programs.items()}, beside=beside)
+        self._compare(wanted, facts, plan)
+        return plan
+
+    def _compare(self, wanted: Wanted, facts: Facts, plan: ops.Plan) -> None:
+        """Says when what was whole is not, though nothing else is wished. Programs are attached again without a word: a
+        CNI that makes an interface anew takes them along.
+        """
+        wish = wanted.hooks, wanted.guards, facts.stamps
+        altered = trail.mended(plan) if wish == self._whole else ""
+        if altered:
+            log.warning("somebody else has altered our maps (%s); writing them anew", altered)
+        self._whole = None if plan else wish
 
     def _told(self, wanted: Wanted, unattached: Collection[Hook]) -> Wanted:
         """With the verdicts on those whose hooks these are."""
@@ -247,7 +271,20 @@ class Node:
             self._attached.forget()
             raise
         self._attached.applied(plan, self._unattached)
+        self._enter()
         return list(self._unattached.values())
+
+    def _enter(self) -> None:
+        """Writes into the log who is mirrored now by whose wish, where that has changed."""
+        failed = {hook.ifindex for hook in self._unattached}
+        done = {identity: places - failed for identity, places in self._places.items()} if failed else self._places
+        if done == self._entered:
+            return
+        for line in trail.changes(self._entered or {}, done, self._called):
+            log.info("%s", line)
+        self._entered = done
+        there = {index for places in done.values() for index in places} | {link.index for link in self._links}
+        self._called = {index: name for index, name in self._called.items() if index in there}
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Of the last plan, and of what came of it."""

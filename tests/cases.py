@@ -201,7 +201,6 @@ UNTESTED: Mapping[str, str] = {
     "E10": "leases are words of CLOCK_MONOTONIC, which nobody sets",
     "E14": "the limit is the container's: docs/values.md, agent.resources",
     "F18": "durations count from what the API server wrote; expireTime is read by each node's clock",
-    "G15": "whoever can write an agent's maps may as well attach programs: docs/security.md",
     "G19": "an agent reads no frame but the first bytes in BPF; the log is of verdicts and plans",
     "G24": "nothing reads an annotation but that of the definitions' release",
     "G31": "no tunnel encrypts: docs/security.md",

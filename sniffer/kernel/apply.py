@@ -109,9 +109,12 @@ class Kernel:
 
     def _remove_hook(self, hook: Hook) -> None:
         memory = self._maps.memory["hooks"]
-        for place in hook.places():
-            if Hook.of_word(bpf.load_word(memory, place))[0] == hook:
-                bpf.store_word(memory, place, 0)
+        found = [place for place in hook.places() if Hook.of_word(bpf.load_word(memory, place))[0] == hook]
+        if not found:  # where we have put none: somebody else has
+            words = struct.iter_unpack("=Q", memory[:])
+            found = [place for place, (word,) in enumerate(words) if word and Hook.of_word(word)[0] == hook]
+        for place in found:
+            bpf.store_word(memory, place, 0)
 
     def _clear(self, table: str, number: int) -> None:
         maps = self._maps

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from sniffer.abi.limits import ABI
-from sniffer.kernel.pins import Lock, Pins
+from sniffer.kernel.pins import Lock, Maps, Pins
 from tests.agent import Agent, mirror, sniffer, target
 from tests.inventory import ROOT, assert_gone, attached, pinned, programs
 from tests.numbered import VXLAN, assert_each_once, datagrams, numbers
 from tests.ringless import with_digest
-from tests.topology import Node, node, wait_until
+from tests.topology import Node, node, run, wait_until
 from tests.traffic import Background
 from tests.wire import Capture
 
@@ -424,6 +425,43 @@ def test_an_agent_starts_while_somebody_asks_for_the_status(bed: Node, agent: Ag
     reader.start()
     Lock(Pins(agent.pin_root)).release()
     reader.join()
+
+
+@only_tcx
+def test_what_is_deleted_while_the_agent_is_dead_ends_with_the_next(bed: Node, agent: Agent) -> None:
+    """F5, G21: and the log has when it began, and when it did."""
+    assert "INFO ClusterTrafficMirror all mirrors pod0\n" in agent.log.read_text()
+    agent.kill()
+    agent.write(target())
+    agent.start()
+    wait_until(lambda: "pod0" not in {place[0] for place in attached()}, 5, what="the tap gone")
+    assert "INFO ClusterTrafficMirror all no longer mirrors pod0\n" in agent.log.read_text()
+    with Capture("eth0", bed.analyzer) as copies:
+        with Background(dst=bed.peer_address, port=9, size=64, count=100) as load:
+            load.finish()
+        copies.settle()
+    assert not datagrams(copies.frames, VXLAN)
+
+
+@only_tcx
+def test_altered_maps_are_mended_and_told(bed: Node, agent: Agent) -> None:
+    """G15: by bpftool, as whoever is root on the node could; garbage ends no agent."""
+    tables = ("mirrors", "tunnels")
+    pins = Pins(agent.pin_root)
+    altered = [("filters", "0x00"), *((name, "0xff") for name in (*tables, "hooks"))]
+    for looks, (name, octet) in enumerate(altered, start=1):
+        with Maps(pins, writable=True) as maps:
+            number = next(n for n in range(1 << 20) if any(maps.record(name, n)))
+            size = maps.size[name]
+        key = ("key", *struct.pack("=I", number))
+        run("bpftool", "map", "update", "pinned", pins.maps / name, *key, "value", *[octet] * size)
+        agent.wait(lambda _, n=looks: agent.log.read_text().count("altered our maps") >= n, 5)
+        agent.wait(lambda _: not sniffer_plan(agent))
+    with Capture("eth0", bed.analyzer) as copies:
+        with Background(dst=bed.peer_address, port=9, size=64, count=100) as load:
+            load.finish()
+        copies.settle()
+    assert_each_once(numbers(datagrams(copies.frames, VXLAN)), 100, "copies")
 
 
 @only_tcx
