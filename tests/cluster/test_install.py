@@ -25,9 +25,12 @@ def test_an_agent_on_every_node_and_controllers(installed: Cluster) -> None:
 def test_kernel_s_limits_of_who_runs(installed: Cluster) -> None:
     """Of what the chart asks for, what the kernel has: filtered system calls, three capabilities or none."""
     three = sum(1 << number for number in (CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF))
-    for pod in installed.objects("Pod", NAMESPACE):
+    expected = {"agent": (three, "0"), "controller": (0, "65532")}
+    pods = installed.objects("Pod", NAMESPACE, labelSelector=f"app.kubernetes.io/component in ({','.join(expected)})")
+    assert len(pods) == 4
+    for pod in pods:
         component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
-        capabilities, user = {"agent": (three, "0"), "controller": (0, "65532")}[component]
+        capabilities, user = expected[component]
         [status] = statuses(installed.node_named(pod["spec"]["nodeName"]), pod["metadata"]["uid"])
         assert (status["Seccomp"], status["NoNewPrivs"], status["Uid"].split()) == ("2", "1", [user] * 4)
         found = [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")]

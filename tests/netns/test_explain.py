@@ -58,14 +58,14 @@ def test_the_frames_that_the_tap_takes(tmp_path: Path, suffix: str) -> None:
     assert row["matched"] == wanted
     assert row["instructions"] == len(compile(FILTER))
     assert (row["frames"], row["cut"], row["undecided"]) == (len(FRAMES), [], [])
-    assert 0 < row["nanoseconds"] < 100_000
+    assert 0 <= row["nanoseconds"] < 100_000, "what noise leaves of it"
 
 
 def test_without_a_capture_only_the_program_and_its_cost() -> None:
     row = explained("--filter", "tcp port 80")
     assert (row["instructions"], row["longest_path"]) == (20, 13)
     assert "matched" not in row
-    assert 0 < row["nanoseconds"] < 100_000
+    assert 0 <= row["nanoseconds"] < 100_000, "what noise leaves of it"
     assert len(row["rules"][0]["program"]) == 20
 
 
