@@ -73,6 +73,7 @@ INLINE: Mapping[str, str] = {
     "docs/receivers/README.md": "tests/netns/test_receiver_pages.py",
     "docs/receivers/kernel.md": "tests/netns/test_receiver_pages.py",
     "docs/receivers/wireshark.md": "tests/netns/test_receiver_pages.py",
+    "docs/security.md": "tests/cluster/test_docs.py",
     "docs/status.md": "tests/cluster/test_docs.py",
     "docs/values.md": "tests/cluster/test_docs.py",
 }

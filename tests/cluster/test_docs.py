@@ -150,7 +150,7 @@ def until_interrupted(cluster: Cluster, line: str, directory: Path) -> None:
     assert process.returncode == 0
 
 
-TOLD = ("alerts", "api", "fields", "operations", "status", "values")
+TOLD = ("alerts", "api", "fields", "operations", "security", "status", "values")
 
 
 def test_commands_among_words(shop: Cluster, web: Pod, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ ROOT = Path(__file__).parents[2]
 SNIFFER = Path(sys.executable).with_name("sniffer")
 PROGRAMS = "sniffer/kernel/sniffer.bpf.o"
 BUILT, SUCCESSOR = ROOT / PROGRAMS, ROOT / "build/successor/sniffer.bpf.o"
-UPGRADES = int(os.environ.get("SNIFFER_UPGRADES", "20"))
+UPGRADES = int(os.environ.get("SNIFFER_UPGRADES", "5"))
+"""Beside other tests; docs/operations.md has the figures of twenty, with the machine to themselves."""
 HELMS = ("helm4", "helm3")
 OURS = "/sys/fs/bpf/sniffer"
 OPERATIONS = "docs/operations.md"
@@ -245,7 +246,8 @@ def counted(installed: Cluster, bed: Bed) -> Iterator[Count]:
     received = datagrams(pod.frames)
     first, last = received[0].number, received[-1].number
     said = f"production lost, doubled or disordered something, while CPUs dropped {backlog_drops() - before} packets"
-    assert numbers(received) == list(range(first, last + 1)), said
+    is_whole, missing = numbers(received) == [*range(first, last + 1)], {*range(first, last + 1)} - {*numbers(received)}
+    assert is_whole, f"{said}; missing: {len(missing)}, {sorted(missing)[:20]}"
     wanted = {one.number for one in received if began < one.when < ended}
     copied = [one.number for one in copies(analyzer.frames) if one.number in wanted]
     count.frames, count.lost = len(wanted), len(wanted - set(copied))
