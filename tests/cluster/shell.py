@@ -28,7 +28,7 @@ spec:
   filter: tcp port 80
   targetRefs: [{name: analyzer}]
 """
-_WORDS = """
+WORDS = """
 Two nodes, a pod `web` in the namespace shop (%(web)s) that a pod `client` on the other node asks once a second, and an
 analyzer outside of the cluster (10.200.0.100). Try:
 
@@ -106,7 +106,7 @@ def _sample(cluster: Cluster) -> Pod:
 def _write(directory: Path, web: Pod) -> None:
     (directory / "mirrors.yaml").write_text(_MIRRORS)
     (directory / "chart").symlink_to(install.CHART)
-    (directory / "words").write_text(_WORDS % {"web": web.address})
+    (directory / "words").write_text(WORDS % {"web": web.address})
     (directory / "rc").write_text(_RC % {"netns": web.netns})
 
 
